@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -145,6 +146,17 @@ def write_all(file: Any, data: memoryview) -> None:
     """Write all bytes to an unbuffered file, whose `write` may be partial."""
     while data:
         data = data[file.write(data) :]
+
+
+def write_behind(file: Any) -> None:
+    """Begin to write a file's bytes to disk, and free the memory of those already there.
+
+    The kernel would keep them until it needs the memory, and spend more on fresh pages for the
+    next bytes than on writing them.
+    """
+    file.flush()
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

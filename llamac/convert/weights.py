@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import MEMORY, Stored, byte_view, read_ahead, read_at
+from llamac.convert.tensors import MEMORY, Stored, byte_view, read_ahead, read_at, write_behind
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
@@ -167,6 +167,7 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
                     file = durable_files.NewFile(directory / f"__0_{len(files)}.distcp")
                 start = file.tell()
                 torch.save(part, file)  # type: ignore[arg-type]
+                write_behind(file)
                 offsets = torch.Size([begin] + [0] * (part.ndim - 1))
                 index = MetadataIndex(SECTION + name, offsets, len(chunks))
                 storage[index] = _StorageInfo(file.path.name, start, file.tell() - start)

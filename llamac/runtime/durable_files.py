@@ -93,6 +93,9 @@ class NewFile:
     def tell(self) -> int:
         return self.size
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def flush(self) -> None:
         """Pass buffered bytes to the kernel, as torch.save does after each tensor."""
         self._file.flush()

@@ -15,7 +15,7 @@ from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf.hf_config import family_for
 from llamac.convert.names import gguf_name, reorder_rows
-from llamac.convert.tensors import Stored, read_ahead
+from llamac.convert.tensors import Stored, read_ahead, write_behind
 from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
@@ -130,8 +130,10 @@ def _write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    assert writer.fout is not None
     for name, (_, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
         writer.write_tensor_data(_encode(values, types[name]))
+        write_behind(writer.fout[0])
     writer.close()
 
 

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, blocks_of, byte_view, read_ahead, read_at, write_all
+from llamac.convert.tensors import (
+    Stored,
+    blocks_of,
+    byte_view,
+    read_ahead,
+    read_at,
+    write_all,
+    write_behind,
+)
 from llamac.convert.untrusted_files import json_object
 
 DTYPES = {
@@ -117,3 +125,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
         for tensor, values in read_ahead(tensors[name] for name in order):
             for block in blocks_of(values, tensor.dtype):
                 write_all(file, byte_view(block))
+            write_behind(file)

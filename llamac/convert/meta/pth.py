@@ -24,7 +24,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._utils import _rebuild_tensor_v2
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import BLOCK, Stored, blocks_of, byte_view, read_ahead, read_at
+from llamac.convert.tensors import (
+    BLOCK,
+    Stored,
+    blocks_of,
+    byte_view,
+    read_ahead,
+    read_at,
+    write_behind,
+)
 
 HEADER = 30  # bytes of an entry before its name
 ZIP64 = 20  # bytes that zipfile adds to the header of an entry that may be large
@@ -169,6 +177,7 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
             with archive.open(entry, "w", force_zip64=True) as file:
                 for block in blocks_of(values, tensor.dtype):
                     file.write(byte_view(block))
+            write_behind(archive.fp)
 
 
 class _Pickler(pickle.Pickler):
