@@ -109,7 +109,7 @@ class _Picture:
         ranks = f"one of {parallel.ranks:,}, each " if parallel.ranks > 1 else ""
         yield Label(LEFT - 42, 36, title, 20, bold=True)
         yield Label(LEFT - 42, 58, f"{ranks}{device.title}{rank}", fill=MUTED)
-        held = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the worst moment: "
+        held = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the peak: "
         yield Label(LEFT - 42, 78, held + where, fill=MUTED)
 
     def _levels(self) -> Iterator[Polyline | Label]:

@@ -22,7 +22,7 @@ MEMORY_LABELS = {
     "optimizer": "optimizer state",
     "activations": "activations",
     "logits": "logits",
-    "communication": "gathered, and on its way",
+    "communication": "gathered and in transfer",
     "overhead": "overhead: the process, the allocator",
 }
 """The parts of `Memory`, in words."""
@@ -55,7 +55,7 @@ def prediction_heading(prediction: Prediction) -> tuple[str, str]:
     return (
         f"{spec.name}: {prediction.parameters:,} parameters on {parallel.ranks:,} × {device.title}",
         f"{layout}; {turns} of {batch.micro_batch} × {batch.sequence_length:,} tokens a step; "
-        f"checkpoint {spec.recompute.policy}, compute {spec.precision.compute}",
+        f"recomputation {spec.recompute.policy}, compute {spec.precision.compute}",
     )
 
 
@@ -103,9 +103,9 @@ def _memory(prediction: Prediction) -> TextTable:
         for key, label in MEMORY_LABELS.items()
         if (held := getattr(memory, key))
     ]
-    rows.append(("at the worst moment", gigabytes(memory.total), percent(memory.total / capacity)))
-    title = f"memory of one rank, of {gigabytes(capacity)} GB"
-    return TextTable(title, ("", "GB", "of it"), rows, "<>>", total=True)
+    rows.append(("peak", gigabytes(memory.total), percent(memory.total / capacity)))
+    title = f"peak memory of one rank; the device has {gigabytes(capacity)} GB"
+    return TextTable(title, ("", "GB", "fraction"), rows, "<>>", total=True)
 
 
 def _time(prediction: Prediction) -> TextTable:
@@ -117,7 +117,7 @@ def _time(prediction: Prediction) -> TextTable:
     ]
     rows.append(("a step", readable_seconds(seconds.total), ""))
     return TextTable(
-        "time of a step on the slowest rank", ("", "", "of it"), rows, "<>>", total=True
+        "time of a step on the slowest rank", ("", "", "fraction"), rows, "<>>", total=True
     )
 
 
@@ -138,7 +138,7 @@ def _communication(prediction: Prediction) -> TextTable:
         if sent
     ]
     head = ("axis", "ranks", "GB", "over")
-    return TextTable("what a rank sends in a step", head, rows, "<>><")
+    return TextTable("bytes that a rank sends per step", head, rows, "<>><")
 
 
 def op_sections(step: StepTimeline, most: int = 20) -> Iterator[TextTable]:
@@ -156,8 +156,8 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[TextTable]:
         )
         for one in regions(step)
     ]
-    head = ("region", "runs", "each", "of it waits", "GFLOPs", "GB moved", "of a step")
-    yield TextTable("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
+    head = ("region", "runs", "each", "waits", "GFLOPs", "GB moved", "of a step")
+    yield TextTable("regions on the slowest rank", head, rows, "<>>>>>>")
     every = ops(step)
     rows = [
         (
@@ -173,10 +173,12 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[TextTable]:
         )
         for one in every[:most]
     ]
-    head = ("in", "op", "makes", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
+    head = ("region", "op", "result", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
     rest = len(every) - len(rows)
-    note = f"{rest} more take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(rest)
-    yield TextTable("ops that take most time", head, rows, "<<<>>>><>", note=note)
+    note = f"{rest} other ops take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(
+        rest
+    )
+    yield TextTable("slowest ops", head, rows, "<<<>>>><>", note=note)
 
 
 def transfer_section(step: StepTimeline) -> TextTable:
@@ -194,8 +196,8 @@ def transfer_section(step: StepTimeline) -> TextTable:
         )
         for one in transfer_costs(step)
     ]
-    head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
-    title = "what passes between ranks, on the rank that others wait for"
+    head = ("purpose", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
+    title = "communication of the slowest rank"
     if not rows:
         return TextTable(title, ("",), [("nothing",)], "<")
     return TextTable(title, head, rows, "<<<<>>>>")
@@ -224,10 +226,14 @@ def _run(prediction: Prediction) -> TextTable:
     hardware = prediction.hardware_flops / spec.batch.tokens
     peak = prediction.peak / 1e12
     rows = [
-        ("tokens a second", digits(prediction.tokens_per_second_per_gpu * spec.parallel.ranks), ""),
-        (f"… of one {unit(prediction)}", digits(prediction.tokens_per_second_per_gpu), ""),
-        ("MFU", percent(prediction.mfu), f"{digits(model / 1e9)} GFLOPs a token: 6N + 12·L·d·s"),
-        ("HFU", percent(prediction.hfu), f"{digits(hardware / 1e9)} GFLOPs a token: as run"),
+        (
+            "tokens per second",
+            digits(prediction.tokens_per_second_per_gpu * spec.parallel.ranks),
+            "",
+        ),
+        (f"… per {unit(prediction)}", digits(prediction.tokens_per_second_per_gpu), ""),
+        ("MFU", percent(prediction.mfu), f"{digits(model / 1e9)} GFLOPs per token: 6N + 12·L·d·s"),
+        ("HFU", percent(prediction.hfu), f"{digits(hardware / 1e9)} GFLOPs per token, as executed"),
         (
             "steps",
             f"{spec.total_steps:,}",
@@ -242,10 +248,10 @@ def _run(prediction: Prediction) -> TextTable:
         rows.append(("MWh", digits(spent.megawatt_hours), watts))
         rows.append(("tonnes of CO2", digits(spent.tonnes), ""))
     note = (
-        f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
-        "HFU: what is run, with what is computed again, and half of causal attention"
+        f"Peak: {digits(peak)} TFLOP/s. MFU as in PaLM: N parameters of matmuls, full attention.\n"
+        "HFU: with recomputation, and only the unmasked half of causal attention."
     )
-    return TextTable("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+    return TextTable("throughput and duration", ("", "", ""), rows, "<><", note=note)
 
 
 def _reference(prediction: Prediction) -> Iterator[tuple[str, str, str]]:
@@ -276,7 +282,7 @@ def _ranges(prediction: Prediction) -> TextTable:
     }
     published = "from published runs that were left out of the fit (docs/plan.md)"
     note = notes.get(found.regime, published)
-    return TextTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
+    return TextTable("80 % intervals", ("", "", ""), rows, "<><", note=note)
 
 
 def digits(number: float, count: int = 3) -> str:

@@ -95,7 +95,7 @@ def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTabl
     terms = _terms(first, second, "memory", MEMORY_LABELS)
     rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
     whole = first.memory.total, second.memory.total
-    rows.append(("at the worst moment", *map(gigabytes, whole), _signed(whole, gigabytes)))
+    rows.append(("peak", *map(gigabytes, whole), _signed(whole, gigabytes)))
     yield TextTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 

@@ -45,7 +45,9 @@ def test_rows_have_a_cell_for_every_column() -> None:
 def test_one_rank_passes_nothing_on() -> None:
     prediction, program = planned("one rank")
     assert transfer_section(StepTimeline(prediction, program)).rows == [("nothing",)]
-    assert "what a rank sends in a step" not in [one.title for one in prediction_tables(prediction)]
+    assert "bytes that a rank sends per step" not in [
+        one.title for one in prediction_tables(prediction)
+    ]
 
 
 def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +67,7 @@ def test_what_is_piped_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not [line for line in out.splitlines() if line != line.rstrip()]
-    assert "…" not in out.replace("… of one GPU", "")  # no cell is cut
+    assert "…" not in out.replace("… per GPU", "")  # no cell is cut
 
 
 def test_groups_cross_the_links_that_their_place_in_the_mesh_says() -> None:
