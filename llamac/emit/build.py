@@ -19,7 +19,7 @@ from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
-from llamac.passes.pass_list import Stage, compile_inference, compile_spec, on_one_rank
+from llamac.passes.pass_list import Stage, compile_inference, compile_spec, single_rank_spec
 from llamac.runtime import durable_files
 from llamac.runtime.errors import remedy
 from llamac.spec import Spec
@@ -58,7 +58,7 @@ def files_of(
     files["model.py"] = render_model(last.program, fsdp)
     holder = "whole_model" if has_whole_model(spec) else "model"
     if holder == "whole_model":
-        files["whole_model.py"] = render_model(compile_spec(on_one_rank(spec)))
+        files["whole_model.py"] = render_model(compile_spec(single_rank_spec(spec)))
     inference = compile_inference(spec)
     files["ir/inference.ir"] = print_program(inference)
     files["inference.py"] = render_inference(inference, holder)

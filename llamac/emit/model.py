@@ -141,7 +141,7 @@ def _sharding(program: Program) -> dict[str, Any] | None:
         "replicas": {
             piece.name: piece.copies for p in parameters for piece in p.pieces if piece.copies > 1
         },
-        "partial_gradients": tuple(p.name for p in parameters if "tp" in program.summed(p)),
+        "partial_gradients": tuple(p.name for p in parameters if "tp" in program.reduction_axes(p)),
     }
 
 

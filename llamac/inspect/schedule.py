@@ -16,7 +16,15 @@ from llamac.ir.graph import op_of, ops_in, results
 from llamac.ir.program import Program
 from llamac.ir.values import layer_count
 from llamac.look.text_table import Part, TextTable, hanging
-from llamac.passes.analysis.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
+from llamac.passes.analysis.timing import (
+    A100,
+    COMPUTE,
+    Rates,
+    Span,
+    Timeline,
+    TimingModel,
+    timeline,
+)
 
 LANE_WIDTH = 96  # characters of a lane, at most
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
@@ -66,12 +74,12 @@ def schedules(
 
     only: name of the region to schedule; None schedules all.
     """
-    clock, found = Clock(program.symbols, program.mesh, rates), []
+    timing, found = TimingModel(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
         for direction, module in (("forward", region.forward), ("backward", region.backward)):
             if module is not None and only in (None, region.name):
-                line = timeline(ops_in(module.graph), clock)
+                line = timeline(ops_in(module.graph), timing)
                 if line.communication:
                     found.append(GraphSchedule(f"{region.name}.{direction}", count, line))
     return found

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, fx
 
 from llamac.ir.graph import output_of, placeholders
-from llamac.ir.parts import ALONE, Coordinates, canonical_gradients, gather
 from llamac.ir.program import Program, Region
+from llamac.ir.shards import SINGLE_RANK, Coordinates, canonical_gradients, local_parameter
 from llamac.runtime.kernels.documents import document_starts
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Run a graph and return all its values by name. values: the inputs by placeholder name."""
+    """Run a graph and return the values of all its nodes by name.
+
+    values: inputs by placeholder name. A multi-result op's value is a tuple.
+    """
     env: dict[str, Any] = {}
 
     def value(node: fx.Node) -> Any:
@@ -37,33 +40,33 @@ def loss_and_gradients(
     tokens: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss, 0-d, and the gradients by canonical name of a differentiated Program.
+    """Return the loss and the gradients, by canonical name, of a one-rank differentiated Program.
 
-    The Program must be of one rank. Arguments are those of `loss_and_held_gradients`.
+    Arguments are those of `loss_and_local_gradients`.
     """
-    loss, gradients = loss_and_held_gradients(program, weights, buffers, tokens, labels)
-    return loss, canonical_gradients(program, [(ALONE, gradients)])
+    loss, gradients = loss_and_local_gradients(program, weights, buffers, tokens, labels)
+    return loss, canonical_gradients(program, [(SINGLE_RANK, gradients)])
 
 
 def loss_gradient(loss: Tensor) -> Tensor:
-    """Return the gradient from which checks start the backward pass: 1, 2, … in the loss's shape.
+    """Return the loss's gradient with which checks start the backward pass: 1, 2, … in its shape.
 
     For a scalar loss that is 1; log-probabilities [B] get distinct gradients.
     """
     return torch.arange(1, loss.numel() + 1).to(loss).view_as(loss)
 
 
-def loss_and_held_gradients(
+def loss_and_local_gradients(
     program: Program,
     weights: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
     labels: Tensor,
-    at: Coordinates = ALONE,
+    at: Coordinates = SINGLE_RANK,
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
-    """Return one rank's loss and its local gradients by (parameter, layer or None).
+    """Return one rank's loss, and its local gradients by (parameter, layer number or None).
 
-    Only the values of the saved set are passed from a forward to its backward graph.
+    Of the forward values, the backward graphs receive only the saved sets.
 
     Args:
         program: Differentiated Program.
@@ -82,7 +85,7 @@ def loss_and_held_gradients(
         tape.append((region, layer, saved))
     loss, cotangent = x, loss_gradient(x)
     for region, layer, saved in reversed(tape):
-        if not program.learns(region):
+        if not program.needs_backward(region):
             break  # no earlier region needs a gradient: the embedding is frozen
         cotangent = run.backward(region, cotangent, layer, saved)
     return loss, run.gradients
@@ -93,9 +96,9 @@ def logits(
     weights: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
-    at: Coordinates = ALONE,
+    at: Coordinates = SINGLE_RANK,
 ) -> Tensor:
-    """Return the logits [B, S, V] of tokens, int64 [B, S]. Arguments as in `evaluate`."""
+    """Return the logits [B, S, V] of tokens, int64 [B, S]. Arguments: see `evaluate`."""
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, "logits", {})
 
@@ -106,11 +109,11 @@ def evaluate(
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
     labels: Tensor,
-    at: Coordinates = ALONE,
+    at: Coordinates = SINGLE_RANK,
 ) -> Tensor:
     """Return one rank's loss, computed by the forward graphs alone.
 
-    Arguments are those of `loss_and_held_gradients`; the Program may be of any stage.
+    The Program may be of any stage. Arguments are those of `loss_and_local_gradients`.
     """
     head = "evaluate" if "evaluate" in program.regions else "head"
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
@@ -155,7 +158,9 @@ class _Run:
     def _parameters(self, graph: fx.Graph, layer: int | None) -> dict[str, Tensor]:
         table, mesh = self.program.parameters, self.program.mesh
         return {
-            node.name: gather(table[node.meta["param"]], self.weights, layer, mesh, self.at)
+            node.name: local_parameter(
+                table[node.meta["param"]], self.weights, layer, mesh, self.at
+            )
             for node in placeholders(graph, "param")
         }
 

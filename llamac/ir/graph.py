@@ -1,11 +1,11 @@
-"""Helpers that build and read fx graphs of typed ops.
+"""Functions that build, read and edit fx graphs of typed ops.
 
 A node carries `meta["type"]` (a TensorType, or a tuple of them for an op with several results),
 `meta["where"]` (the spec's file:line it came from) and, for placeholders, `meta["role"]`:
-`input`, `constant` (a table no gradient flows to), `cache` (keys or values of earlier positions,
-which an op updates in place), `param` (with `meta["param"]`, the parameter's name), `saved` or
-`cotangent`.
-An op with several results is followed by one `getitem` node for each result that is used.
+`input`, `constant` (a table without gradient), `cache` (keys or values of earlier positions, which
+an op updates in place), `param` (with `meta["param"]`, the parameter's name), `saved` or
+`cotangent`. An op with several results is followed by one `getitem` node for each result that is
+used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Role = Literal["input", "cache", "constant", "param", "saved", "cotangent"]
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
-    """Return whether a node calls one of `ops`; without `ops`, whether it calls any op."""
+    """Return whether a node calls one of `ops`, or any op if none are given."""
     if not (
         isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)
     ):
@@ -38,23 +38,23 @@ def is_result(node: fx.Node) -> bool:
 
 
 def op_of(node: fx.Node) -> Op:
-    """Return the op that an op node calls."""
+    """Return the op that a node calls."""
     assert isinstance(node.target, Op), node
     return node.target
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
-    """Return an op node's operands: values, or None for an absent optional operand."""
+    """Return the operands of an op node: values, or None for an absent optional operand."""
     return tuple(node.args)
 
 
 def attributes(node: fx.Node) -> dict[str, Any]:
-    """Return an op node's attributes by name."""
+    """Return the attributes of an op node by name."""
     return dict(node.kwargs)
 
 
 def producer(value: fx.Node) -> tuple[fx.Node, int]:
-    """Return the op or placeholder that produces a value, and the index of the result."""
+    """Return the op or placeholder that produces a value, and the index of that result."""
     if is_result(value):
         source, index = operands(value)
         return source, index
@@ -62,7 +62,7 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """Return an op's values: its node, or one getitem node per result (None if none reads it)."""
+    """Return the values of an op: its node, or a getitem node per result, None for unused ones."""
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)
@@ -74,19 +74,19 @@ def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
 
 
 def type_of(value: fx.Node) -> TensorType:
-    """Return the type of a value. An op with several results has no single type: select one."""
+    """Return the type of a value; for an op with several results, select one of them first."""
     kind = value.meta["type"]
     assert isinstance(kind, TensorType), f"{value} has several results; select one"
     return kind
 
 
 def ops_in(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Return the op nodes of a graph, in order."""
+    """Yield the op nodes of a graph, in order."""
     return (node for node in graph.nodes if is_op(node))
 
 
 def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
-    """Return the graph's placeholders of the given roles (all, if none is given), in order."""
+    """Return the graph's placeholders with the given roles, or all of them, in order."""
     return [
         node
         for node in graph.nodes
@@ -101,7 +101,7 @@ def is_differentiable(placeholder: fx.Node) -> bool:
 
 
 def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
-    """Return a backward graph's recomputed forward ops: those that no cotangent flows into."""
+    """Return the recomputed forward ops of a backward graph: those that depend on no cotangent."""
     flowing: set[fx.Node] = set()
     for node in backward.nodes:
         if node.meta.get("role") == "cotangent" or flowing.intersection(node.all_input_nodes):
@@ -110,14 +110,14 @@ def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
 
 
 def output_of(graph: fx.Graph) -> Any:
-    """Return the graph's output: a node (forward) or {name: gradient node} (backward)."""
+    """Return a graph's output: a node (forward), or gradient nodes by name (backward)."""
     return graph.output_node().args[0]
 
 
 class Builder:
-    """Builder that adds typed nodes at a graph's insertion point.
+    """Builder that adds typed nodes to a graph, at its insertion point.
 
-    where: source of nodes added without one of their own, `file:line` of the spec.
+    where: spec location `file:line` for nodes that are added without one.
     """
 
     def __init__(self, graph: fx.Graph | None = None) -> None:
@@ -127,7 +127,7 @@ class Builder:
     def placeholder(
         self, name: str, kind: TensorType, role: Role = "input", param: str = "", where: str = ""
     ) -> fx.Node:
-        """Add an input of the graph and return it. param: the parameter's name, for that role."""
+        """Add a placeholder and return it. param: name of the parameter, for the role `param`."""
         node = self.graph.create_node("placeholder", name, name=name)
         node.meta.update(type=kind, role=role, where=where or self.where)
         if role == "param":
@@ -142,10 +142,10 @@ class Builder:
         where: str = "",
         **attributes: Any,
     ) -> Any:
-        """Add a call of `op` and return its value, or a tuple of values for several results.
+        """Add a call of an op and return its value, or a tuple of values for several results.
 
-        name: of the value or values; default: the op's. Raises TypeRuleError for operands that the
-        op does not accept.
+        name: name of the value, or names of the values; None takes the op's.
+        Raises TypeRuleError if the op does not accept the operands.
         """
         types = infer(op, operands, attributes)
         several = isinstance(types, tuple)
@@ -158,7 +158,7 @@ class Builder:
         return tuple(self.result(node, i, names[i]) for i in range(len(types)))
 
     def result(self, node: fx.Node, index: int, name: str) -> fx.Node:
-        """Add and return the node `name` that selects result `index` of a multi-result op."""
+        """Add a node that selects result `index` of a multi-result op, and return it."""
         value = self.graph.create_node("call_function", operator.getitem, (node, index), name=name)
         value.meta.update(type=node.meta["type"][index], where=node.meta["where"])
         return value
@@ -166,16 +166,16 @@ class Builder:
     def output(self, value: Any) -> fx.GraphModule:
         """Set the graph's output, remove unused ops and return the executable module.
 
-        value: as `output_of` returns it.
+        value: a node, or gradient nodes by name, as for `output_of`.
         """
         self.graph.output(value)
         return finish(self.graph)
 
 
 def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Types:
-    """Return the types of an op's results, layouts included, from the types of its operand nodes.
+    """Return the types of an op's results, layouts included.
 
-    Raises TypeRuleError, which names the op and its operands' types.
+    operands: nodes, or None. Raises TypeRuleError, which names the op and its operands' types.
     """
     kinds = [None if operand is None else type_of(operand) for operand in operands]
     try:
@@ -187,17 +187,18 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
 
 
 def finish(
-    graph: fx.Graph, keep: Collection[str] = (), unread: Collection[Role] = ()
+    graph: fx.Graph, live_out: Collection[str] = (), unused: Collection[Role] = ()
 ) -> fx.GraphModule:
     """Remove unused ops from the graph, in place, and return it as an executable module.
 
-    keep: names of values that another graph reads, so that their ops stay. unread: roles whose
-    unused placeholders are removed too; the others stay, since they are the signature.
+    live_out: names of values that another graph reads, whose ops are therefore not removed.
+    unused: roles whose unused placeholders are also removed; those of other roles are part of the
+    signature and stay.
     """
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and node.name not in keep:
+        if node.op == "call_function" and not node.users and node.name not in live_out:
             graph.erase_node(node)
-    for node in placeholders(graph, *unread) if unread else ():
+    for node in placeholders(graph, *unused) if unused else ():
         if not node.users:
             graph.erase_node(node)
     graph.lint()
@@ -205,12 +206,12 @@ def finish(
 
 
 def rename(node: fx.Node, name: str) -> None:
-    """Rename a node; unlike fx's own rename, this may reuse the name of an erased node."""
+    """Rename a node. Unlike fx's own method, this can reuse the name of an erased node."""
     node.name = name
 
 
 def copy_graph(module: fx.GraphModule) -> fx.Graph:
-    """Return a copy of the graph with the same node names and types, for a pass to rewrite."""
+    """Return a copy of a module's graph, with the same names and types, for a pass to edit."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
@@ -219,9 +220,9 @@ def copy_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
-    """Move placeholders to the graph's front, by role and then in the order of `like`, in place.
+    """Move placeholders to the front, by role and then in the order of another graph, in place.
 
-    like: the forward graph, whose values have the placeholders' names.
+    like: the forward graph, which has values of the same names.
     """
     roles = ("cotangent", "input", "saved", "cache", "constant", "param")
     order = {node.name: index for index, node in enumerate(like.nodes)}
@@ -233,7 +234,7 @@ def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
 
 
 def rewrite(module: fx.GraphModule, change: Callable[[fx.Graph], object]) -> fx.GraphModule:
-    """Return a module of a copy of the graph that `change` has edited; unused ops are removed."""
+    """Copy a module, let `change` edit the copy's graph, and return it without unused ops."""
     graph = copy_graph(module)
     change(graph)
     return finish(graph)

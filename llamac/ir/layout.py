@@ -19,9 +19,9 @@ from llamac.ir.types import TensorType, Types, expect
 
 
 def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
-    """Return the results' types with layouts inferred from the operands.
+    """Return the result types of an op, with layouts inferred from its operands.
 
-    dims: the op's dimensions, in the notation above. results: types whose layouts are ignored.
+    dims: the op's dimensions in the notation above. results: types whose layouts are ignored.
     Raises TypeRuleError if the op cannot run on operands with these layouts.
     """
     several = results if isinstance(results, tuple) else (results,)
@@ -34,7 +34,7 @@ def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Type
         given = [(t, kind) for t, kind in zip(sources, operands, strict=True) if kind is not None]
         for axis in axes:
             places = _places(axis, given, targets)
-            plain = tuple(k.placed(axis, p) for k, p in zip(plain, places, strict=True))
+            plain = tuple(k.with_placement(axis, p) for k, p in zip(plain, places, strict=True))
     return plain if isinstance(results, tuple) else plain[0]
 
 

@@ -1,8 +1,8 @@
-"""The `Op` class: one operation with its typing, execution and differentiation rules.
+"""The `Op` class: one operation with its rules for typing, execution, differentiation and cost.
 
 Ops themselves are defined in `llamac.ops`, one file per family. An op's operands are positional
 arguments (values, or None where optional) and its attributes are keyword arguments (plain Python
-literals); an fx node that calls it is laid out in the same way.
+literals), as in the fx nodes that call it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def _no_flops(*_operands: Any, **_attributes: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One operation and all its rules; calling it runs the eager implementation.
+    """An operation and its rules. Calling it runs the eager implementation.
 
-    infer(*operand types, **attributes) gives the type(s) of the result(s) or raises TypeRuleError.
-    eager(*tensors, **attributes) computes them; it lives in `llamac.runtime`, so that the emitted
-        trainer runs the very code that was verified.
-    vjp(gradient builder, node, *cotangents) gives one cotangent (or None) per operand.
+    infer(*operand types, **attributes) returns the type(s) of the result(s) or raises
+    TypeRuleError. eager(*tensors, **attributes) computes the result(s). It is defined in
+    `llamac.runtime`, so that the emitted trainer runs the same code that is verified.
+    vjp(gradient builder, node, *cotangents) returns one cotangent (or None) per operand.
     flops(*operand shapes, **attributes) counts a multiply-add as two; a shape is a tuple of ints.
-    dims names the dimensions of operands and results in the notation of `llamac.ir.layout`; an op
-        without dims is a collective, whose `infer` gives the layouts of its results.
-    emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
-        `eager` imported from its module.
-    augmented are ops that return this op's value and the gradients of its first one, two, …
-        operands; one of them replaces it in a forward pass that will be differentiated.
-    results names the results of an op with several.
+    dims: dimensions of operands and results in the notation of `llamac.ir.layout`. An op without
+        dims is a collective, whose `infer` returns the layouts of its results.
+    emit(*operand expressions, **attributes) returns a Python expression; None stands for a call of
+        `eager`, imported from its module.
+    augmented: ops that return this op's value and the gradients of its first one, two, … operands.
+        One of them replaces it in a forward pass that will be differentiated.
+    results: names of the results of an op with several.
 
     Raises ValueError if an op of this name exists.
     """
@@ -69,8 +69,8 @@ class Op:
         object.__setattr__(self, "__module__", "llamac.ops")
 
     @property
-    def scores_tokens(self) -> bool:
-        """Return whether the op is a loss: of logits that it reads, or computes in chunks."""
+    def is_loss(self) -> bool:
+        """Whether the op computes a loss, from logits or together with the output projection."""
         return "cross_entropy" in self.name or "log_probability" in self.name
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Parser of the IR's text form, the inverse of `llamac.ir.printer`.
+"""Parser of the text form of a Program, the inverse of `llamac.ir.printer`.
 
-print → parse → print is a fixpoint.
+Printing, parsing and printing again gives the same text.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import fx
 
 from llamac.ir.graph import Builder, Role, finish
 from llamac.ir.op import OPS
-from llamac.ir.program import DRAWN, Buffer, Init, Parameter, Piece, Program, Region
+from llamac.ir.program import RANDOM_INITS, Buffer, Init, Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType, TypeRuleError
 
 
 class ParseError(Exception):
-    """The text is not valid IR; the message gives the line's number and text."""
+    """The text is not valid IR. The message gives the line's number and text."""
 
 
 _PARAMETER = re.compile(r"(parameter|frozen) (\S+): (\S+) = (.*)")
@@ -54,7 +54,7 @@ def _split_where(line: str) -> tuple[str, str]:
 
 def _init(text: str) -> Init:
     kind, _, std = text.removesuffix(")").partition("(")
-    if kind in DRAWN and std:
+    if kind in RANDOM_INITS and std:
         return Init(kind, float(std))
     if text not in ("ones", "zeros"):
         raise ParseError(f"unknown initialisation {text!r}")
@@ -115,7 +115,7 @@ class _GraphText:
             pairs = (item.split("=", 1) for item in text.split(", "))
             value = {name: self._value(item) for name, item in pairs}
         self.build.graph.output(value)
-        self.module = finish(self.build.graph, keep=self.saved)
+        self.module = finish(self.build.graph, live_out=self.saved)
 
     def _name(self, name: str | None, node: fx.Node) -> None:
         if name is None or name in self.values:

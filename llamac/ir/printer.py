@@ -16,7 +16,7 @@ from llamac.ir.types import TensorType
 
 
 def print_program(program: Program) -> str:
-    """Return the whole program as text, ending in a newline."""
+    """Return the program as text, ending in a newline."""
     return "\n".join([*_header(program), *_regions(program)]) + "\n"
 
 
@@ -29,7 +29,10 @@ def print_region(region: Region) -> str:
 
 
 def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
-    """Yield (line, the node that it shows or None). direction: `forward` or `backward`."""
+    """Yield the lines of a printed graph, each with the node that it prints or None.
+
+    direction: `forward` or `backward`.
+    """
     module = region.forward if direction == "forward" else region.backward
     assert module is not None
     yield f"{region.name}.{direction}:", None

@@ -33,11 +33,10 @@ class TypeRuleError(Exception):
 
 @dataclass(frozen=True)
 class TensorType:
-    """Dtype, per-rank shape and layout of a value.
+    """Dtype, per-rank shape and layout of a value, such as `bf16[B,S/tp,4096]@tp:S(1)`.
 
-    `bf16[B,S/tp,4096]@tp:S(1)`: B (sequences) and S (positions) are sizes; S/tp is a rank's part of
-    S; `@tp:S(1)` says that mesh axis tp splits dimension 1. Raises TypeRuleError for an unknown
-    dtype.
+    B (sequences) and S (positions) are symbolic sizes, S/tp is a rank's share of S, and `@tp:S(1)`
+    says that mesh axis tp shards dimension 1. Raises TypeRuleError for an unknown dtype.
     """
 
     dtype: str
@@ -54,38 +53,38 @@ class TensorType:
         return f"{self.dtype}[{shape}]" + (f"@{layout}" if layout else "")
 
     def with_shape(self, *shape: Dim) -> TensorType:
-        """Return this type with another shape and the same dtype and layout."""
+        """Return this type with another shape."""
         return replace(self, shape=shape)
 
-    def placed(self, axis: str, placement: str) -> TensorType:
-        """Return this type with another placement (see `placement`) on one mesh axis."""
+    def with_placement(self, axis: str, placement: str) -> TensorType:
+        """Return this type with another placement on one mesh axis: `S(dim)`, `P` or `R`."""
         layout = dict(self.layout) | {axis: placement}
         split = ((name, place) for name, place in layout.items() if place != "R")
         return replace(self, layout=tuple(sorted(split)))
 
     def placement(self, axis: str) -> str:
-        """Return how one mesh axis holds the value.
+        """Return the placement on a mesh axis.
 
-        `S(dim)`: split along a dimension; `P`: a partial sum; `R`: replicated.
+        `S(dim)`: sharded along a dimension; `P`: a partial sum; `R`: replicated.
         """
         return dict(self.layout).get(axis, "R")
 
     def elements(self, symbols: Mapping[str, int]) -> int:
-        """Return a rank's number of elements. symbols: size of each symbolic dimension (B, …)."""
+        """Return the number of elements on one rank. symbols: size of each symbolic dimension."""
         count = 1
         for dim in self.shape:
             count *= symbols[dim] if isinstance(dim, str) else dim
         return count
 
     def nbytes(self, symbols: Mapping[str, int]) -> int:
-        """Return a rank's size in bytes. symbols: size of each symbolic dimension (B, …)."""
+        """Return the number of bytes on one rank. symbols: size of each symbolic dimension."""
         return self.elements(symbols) * DTYPES[self.dtype].itemsize
 
     @classmethod
     def parse(cls, text: str) -> TensorType:
-        """Return the type that `str()` writes as `text`; `f32[]` is a scalar.
+        """Return the type that `str()` formats as `text`; `f32[]` is a scalar.
 
-        Raises TypeRuleError if the text is no type or its dtype is unknown.
+        Raises TypeRuleError if the text is not a type or its dtype is unknown.
         """
         match = _TYPE.fullmatch(text.strip())
         if match is None:
@@ -106,6 +105,6 @@ Types = TensorType | tuple[TensorType, ...]
 
 
 def expect(condition: bool, message: str) -> None:
-    """Raise `TypeRuleError(message)` unless `condition` holds."""
+    """Raise TypeRuleError with a message unless a condition holds."""
     if not condition:
         raise TypeRuleError(message)

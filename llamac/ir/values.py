@@ -1,4 +1,4 @@
-"""Queries about a region's values, views and ops, for drawings, tables and diffs."""
+"""Queries about the values and views of a region, and about the FLOPs of its ops."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llamac.ir.program import Region
 
 
 def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return an op's results that are read; its node itself if it has one result."""
+    """Return the results of an op that are read; the node itself if it has a single result."""
     return tuple(value for value in results(node) if value is not None)
 
 
 def operands_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return an op's distinct operand nodes, in order, without absent ones."""
+    """Return the distinct operand nodes of an op, in order, without absent ones."""
     return tuple(dict.fromkeys(one for one in node.args if isinstance(one, fx.Node)))
 
 
 def base_of(value: fx.Node) -> fx.Node:
-    """Return the value whose memory a view shares; any other value is its own base."""
+    """Return the value whose storage a view shares; the base of any other value is itself."""
     source, _ = producer(value)
     if source.op == "call_function" and op_of(source).cost == "view":
         return base_of(operands_of(source)[0])
@@ -29,9 +29,9 @@ def base_of(value: fx.Node) -> fx.Node:
 
 
 def forward_values(region: Region) -> Iterator[fx.Node]:
-    """Yield the region's inputs and the values its forward graph computes, in order.
+    """Yield the inputs and the computed values of a region's forward graph, in order.
 
-    Parameters and constant tables are left out: they stay in memory in any case.
+    Parameters and constant tables are left out, as they stay in memory in any case.
     """
     graph = region.forward.graph
     for node in graph.nodes:
@@ -47,14 +47,17 @@ def forward_by_name(region: Region) -> dict[str, fx.Node]:
 
 
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
-    """Return how often a forward pass runs a region. layers: the region of each layer, in order."""
+    """Return how many times a forward pass of the model runs a region.
+
+    layers: name of the region that each layer runs.
+    """
     return layers.count(region) if region in layers else 1
 
 
 def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
-    """Return the FLOPs of an op node, a multiply-add as two: 0 except for matmuls and attention.
+    """Return the FLOPs of an op node; 0 except for matmuls and attention.
 
-    symbols: size of each symbolic dimension, such as S/tp.
+    A multiply-add counts as two. symbols: size of each symbolic dimension, such as S/tp.
     """
     shapes = [
         tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)

@@ -23,27 +23,31 @@ from llamac.ir.types import TensorType, TypeRuleError
 
 
 class VerificationError(Exception):
-    """The Program violates a rule; the message shows the rule inside the graph's text."""
+    """A rule of the IR is violated; the message is the graph's text, marked at the offending node.
+
+    message: the rule that is violated. direction: `forward` or `backward`.
+    node: the offending node; None puts the message at the end.
+    """
 
     exit_code = 3
 
     def __init__(self, message: str, region: Region, direction: str, node: fx.Node | None) -> None:
         self.message = message
         lines = []
-        placed = False
+        marked = False
         for line, shown in graph_lines(region, direction):
             lines.append(line)
             if node is not None and shown is node:
                 indent = len(line) - len(line.lstrip())
                 lines.append(f"{' ' * indent}{'^' * (len(line) - indent)} {message}")
-                placed = True
-        if not placed:
+                marked = True
+        if not marked:
             lines.append(f"^^^ {message}")
         super().__init__("\n".join(lines))
 
 
 def verify(program: Program) -> None:
-    """Check all rules of the IR. Raises VerificationError at the first violation."""
+    """Check all rules of the IR. Raises VerificationError or ValueError at the first violation."""
     for region in program.regions.values():
         for rule in RULES:
             rule(program, region)
@@ -93,7 +97,7 @@ def _show(kind: object) -> str:
     return ", ".join(map(str, kind)) if isinstance(kind, tuple) else str(kind)
 
 
-def _started(_program: Program, region: Region) -> None:
+def _async_pairs(_program: Program, region: Region) -> None:
     """Check that a started collective has one reader: its wait, on the same axis and dim."""
     for direction, graph in _graphs(region):
         for node in ops_in(graph):
@@ -156,7 +160,7 @@ def _gradients(program: Program, region: Region) -> None:
     """Check that every trained parameter and float input has one gradient of its own type.
 
     A parameter's gradient may be a partial sum over the ranks that hold copies of it: the trainer
-    reduces it once per step (`Program.summed`).
+    reduces it once per step (`Program.reduction_axes`).
     """
     if region.backward is None:
         return
@@ -183,7 +187,7 @@ def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
     """Return a gradient's type after reduction over the axes that replicate its parameter."""
     for axis, placement in gradient.layout:
         if over is not None and placement == "P" and over.placement(axis) == "R":
-            gradient = gradient.placed(axis, "R")
+            gradient = gradient.with_placement(axis, "R")
     return gradient
 
 
@@ -207,7 +211,7 @@ def _verify_layers(program: Program) -> None:
                 region.forward.graph.output_node(),
             )
     for parameter in program.parameters.values():
-        rows, owed = parameter.type.shape[0], parameter.held_rows(program.mesh)
+        rows, owed = parameter.type.shape[0], parameter.local_rows(program.mesh)
         if rows != owed:
             raise ValueError(f"{parameter.name} has {rows} rows, its pieces {owed}")
 
@@ -220,7 +224,7 @@ def _is_cached(region: Region) -> bool:
 RULES: tuple[Callable[[Program, Region], None], ...] = (
     _single_assignment,
     _types,
-    _started,
+    _async_pairs,
     _parameters,
     _saved,
     _caches,

@@ -1,7 +1,8 @@
-"""Definitions of all ops; importing this package fills `llamac.ir.op.OPS`."""
+"""Definitions of all ops. Importing this package registers them in `llamac.ir.op.OPS`."""
 
 from llamac.ops import (  # noqa: F401
     activation,
+    async_collectives,
     async_tensor,
     attention,
     cache,
@@ -13,7 +14,6 @@ from llamac.ops import (  # noqa: F401
     linear,
     log_probability,
     norm,
-    overlapped,
     rope,
     views,
     vocab_parallel,

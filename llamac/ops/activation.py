@@ -1,4 +1,4 @@
-"""silu, gelu, relu, and swiglu: silu(gate)·up of two tensors, or of the halves of a packed one."""
+"""Activations silu, gelu, relu, and swiglu: silu(gate) · up of two tensors or of a packed one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ relu, relu_backward = _elementwise("relu", F.relu, activation.relu_backward)
 
 
 ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu}
-"""Ops on w1's output, by `model.activation`. `spec.model.GATED` have w3 as well."""
+"""Op applied to w1's output, by `model.activation`. Those in `spec.model.GATED` also have a w3."""
 
 
 def _infer_swiglu(gate: TensorType, up: TensorType) -> TensorType:

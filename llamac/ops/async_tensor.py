@@ -1,7 +1,7 @@
-"""Ops that combine a linear layer with the collective over positions before or after it.
+"""Ops that combine a matmul with the all-gather before it or the reduce-scatter after it.
 
-The transfer is overlapped with the matmul. These ops replace others after differentiation, so they
-have no adjoints.
+The transfer over positions is pipelined with the matmul. These ops are inserted after
+differentiation and have no vjp rules.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def _runtime(name: str) -> Callable[..., Any]:
     return run
 
 
-def _after_gather(matmul: Op, name: str, results: tuple[str, str]) -> Op:
+def _define_gather_matmul(matmul: Op, name: str, results: tuple[str, str]) -> Op:
     def infer(
         x: TensorType, weight: TensorType, *, axis: str, size: int
     ) -> tuple[TensorType, TensorType]:
         gathered = all_gather.infer(x, axis=axis, dim=POSITIONS, size=size)
         assert isinstance(gathered, TensorType)
-        return gathered, _typed(matmul, gathered, weight)
+        return gathered, _infer_matmul(matmul, gathered, weight)
 
     return Op(
         name,
@@ -55,9 +55,9 @@ def _after_gather(matmul: Op, name: str, results: tuple[str, str]) -> Op:
     )
 
 
-def _before_scatter(matmul: Op, name: str) -> Op:
+def _define_matmul_scatter(matmul: Op, name: str) -> Op:
     def infer(x: TensorType, weight: TensorType, *, axis: str, size: int) -> TensorType:
-        partial = _typed(matmul, x, weight)
+        partial = _infer_matmul(matmul, x, weight)
         scattered = reduce_scatter.infer(partial, axis=axis, dim=POSITIONS, size=size)
         assert isinstance(scattered, TensorType)
         return scattered
@@ -72,24 +72,24 @@ def _before_scatter(matmul: Op, name: str) -> Op:
     )
 
 
-def _typed(matmul: Op, x: TensorType, weight: TensorType) -> TensorType:
+def _infer_matmul(matmul: Op, x: TensorType, weight: TensorType) -> TensorType:
     assert matmul.dims is not None
     found = with_layouts(matmul.dims, (x, weight), matmul.infer(x, weight))
     assert isinstance(found, TensorType)
     return found
 
 
-gather_linear = _after_gather(linear, "gather_linear", ("gathered", "y"))
-gather_input_gradient = _after_gather(
+gather_linear = _define_gather_matmul(linear, "gather_linear", ("gathered", "y"))
+gather_input_gradient = _define_gather_matmul(
     linear_input_gradient, "gather_input_gradient", ("gathered", "d_x")
 )
-linear_scatter = _before_scatter(linear, "linear_scatter")
-input_gradient_scatter = _before_scatter(linear_input_gradient, "input_gradient_scatter")
+linear_scatter = _define_matmul_scatter(linear, "linear_scatter")
+input_gradient_scatter = _define_matmul_scatter(linear_input_gradient, "input_gradient_scatter")
 
-GATHERING = {linear: gather_linear, linear_input_gradient: gather_input_gradient}
-SCATTERING = {linear: linear_scatter, linear_input_gradient: input_gradient_scatter}
+WITH_GATHER = {linear: gather_linear, linear_input_gradient: gather_input_gradient}
+WITH_SCATTER = {linear: linear_scatter, linear_input_gradient: input_gradient_scatter}
 
 
-def transfers(node: fx.Node) -> bool:
+def is_fused_collective(node: fx.Node) -> bool:
     """Return whether a node's op combines a matmul with a collective."""
-    return is_op(node, *GATHERING.values(), *SCATTERING.values())
+    return is_op(node, *WITH_GATHER.values(), *WITH_SCATTER.values())

@@ -1,8 +1,8 @@
-"""attention: causal, grouped-query, by one of several kernels (see `passes/select_kernels.py`).
+"""attention: causal grouped-query attention by one of several kernels.
 
-An optional fourth operand gives the position at which each token's document begins; a query does
-not attend to earlier keys. With a window, a query attends to at most that many keys, including its
-own.
+`passes/select_kernels.py` chooses the kernel. An optional fourth operand gives the position at
+which each token's document begins; a query does not attend to earlier keys. With a window, a query
+attends to at most that many keys, its own included.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KERNELS = ("cudnn", "xformers", "sdpa", "math")
 
 
 def kernel_module(kernel: str) -> Any:
-    """Return the runtime module of an attention kernel. kernel: one of `KERNELS`."""
+    """Import and return the runtime module of an attention kernel, one of `KERNELS`."""
     # Looked up when run: xformers can be chosen for a machine other than this one.
     return import_module(f"llamac.runtime.kernels.attention.attention_{kernel}")
 
@@ -87,13 +87,14 @@ def _vjp(
 
 
 def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
-    """Return the FLOPs of `matmuls` products between queries and the keys that they attend to.
+    """Return the FLOPs of matmuls between queries and the keys that they attend to.
 
-    q: shape [B, S, heads, head_dim] of the queries. keys: number of keys. window: most keys that a
-    query attends to; None: all earlier ones. matmuls: 2 in a forward pass, 5 in a backward pass.
+    A multiply-add counts as two. A causal query attends to half of the keys on average. With a
+    window, each query attends to a full window, except for the first ones, which see half of it.
 
-    A multiply-add counts as two. A causal query attends to half of the keys on average; under a
-    window, each attends to the window, except for the first queries, which see half of it.
+    q: shape of the queries, [B, S, heads, head_dim]. keys: number of keys.
+    window: largest number of keys that a query attends to; None means no limit.
+    matmuls: number of matmuls: 2 in a forward pass, 5 in a backward pass.
     """
     seen = min(window or keys, keys)
     return matmuls * math.prod(q) * seen * (2 - seen / keys)
@@ -105,7 +106,7 @@ def _call(name: str, operands: tuple[str, ...], own: int, scale: Any, window: An
 
 
 def keyword_text(keywords: dict[str, Any]) -> str:
-    """Return the source text of keyword arguments: `scale=0.125, window=64`."""
+    """Format keyword arguments as source: `scale=0.125, window=64`."""
     return ", ".join(f"{key}={value}" for key, value in keywords.items())
 
 

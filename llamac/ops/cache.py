@@ -1,7 +1,7 @@
 """Ops on the key-value cache: cache_fill, cache_append, cache_mask and cached_attention.
 
-A cache is a placeholder of role `cache`, which one op updates in place; readers of the cache take
-that op's result.
+A cache is a placeholder of role `cache`, which one op updates in place. Ops that need the updated
+cache read that op's result.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Collectives over a mesh axis and their adjoints; only these ops change a value's layout.
+"""Collectives over a mesh axis and their adjoints. Only these ops change a value's layout.
 
-Layouts: S(dim) split along a dimension, P partial sum, R replicated (see `llamac.ir.types`).
+Layouts: S(dim) sharded along a dimension, P partial sum, R replicated (see `llamac.ir.types`).
 
     op              layout        adjoint
     all_gather      S(dim) → R    reduce_scatter
     reduce_scatter  P → S(dim)    all_gather
     all_reduce      P → R         identity
-    broadcast       R → R         all_reduce: ranks that use one value differently each have a part
-                                  of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
-    take_part       R → S(dim)    place_part: the rank's part surrounded by zeros, a partial sum
+    broadcast       R → R         all_reduce, since each rank uses the value differently and
+computes a part of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
+    take_part       R → S(dim)    place_part: the rank's shard surrounded by zeros, a partial sum
 
-take_part and place_part move nothing between ranks; they only change how a tensor is interpreted.
+take_part and place_part transfer nothing; the rank only selects its shard or pads it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from llamac.ops.gradient import GradientBuilder
 
 
-def gathered_dim(dim: Dim, size: int, axis: str) -> Dim:
-    """Return a dimension's full size, given that on one of `size` ranks: `S/tp` → `S`."""
+def full_dim_size(dim: Dim, size: int, axis: str) -> Dim:
+    """Return a dimension's size over `size` ranks, given its size on one: `S/tp` → `S`."""
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
 
-def part(dim: Dim, size: int, axis: str) -> Dim:
-    """Return the size of a dimension on one of `size` ranks: `S` → `S/tp`, 8192 → 1024 (8 ranks).
+def shard_size(dim: Dim, size: int, axis: str) -> Dim:
+    """Return a dimension's size on one of `size` ranks: `S` → `S/tp`, or 8192 → 1024 over 8 ranks.
 
-    axis: the mesh axis of these ranks. Raises TypeRuleError if the size does not divide.
+    axis: mesh axis of the ranks. Raises TypeRuleError if the dimension does not divide.
     """
     if isinstance(dim, str):
         return f"{dim}/{axis}" if size > 1 else dim
@@ -50,39 +50,39 @@ def _resized(x: TensorType, dim: int, size: Dim) -> TensorType:
     return x.with_shape(*x.shape[:dim], size, *x.shape[dim + 1 :])
 
 
-def _placed(x: TensorType, axis: str, placement: str) -> None:
+def _expect_placement(x: TensorType, axis: str, placement: str) -> None:
     found = x.placement(axis)
     expect(found == placement, f"on {axis} the operand must be {placement}, not {found}")
 
 
 def _infer_all_gather(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
-    _placed(x, axis, f"S({dim})")
-    return _resized(x, dim, gathered_dim(x.shape[dim], size, axis)).placed(axis, "R")
+    _expect_placement(x, axis, f"S({dim})")
+    return _resized(x, dim, full_dim_size(x.shape[dim], size, axis)).with_placement(axis, "R")
 
 
 def _infer_reduce_scatter(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
-    _placed(x, axis, "P")
-    return _resized(x, dim, part(x.shape[dim], size, axis)).placed(axis, f"S({dim})")
+    _expect_placement(x, axis, "P")
+    return _resized(x, dim, shard_size(x.shape[dim], size, axis)).with_placement(axis, f"S({dim})")
 
 
 def _infer_all_reduce(x: TensorType, *, axis: str) -> TensorType:
-    _placed(x, axis, "P")
-    return x.placed(axis, "R")
+    _expect_placement(x, axis, "P")
+    return x.with_placement(axis, "R")
 
 
 def _infer_broadcast(x: TensorType, *, axis: str) -> TensorType:
-    _placed(x, axis, "R")
+    _expect_placement(x, axis, "R")
     return x
 
 
 def _infer_take_part(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
-    _placed(x, axis, "R")
-    return _resized(x, dim, part(x.shape[dim], size, axis)).placed(axis, f"S({dim})")
+    _expect_placement(x, axis, "R")
+    return _resized(x, dim, shard_size(x.shape[dim], size, axis)).with_placement(axis, f"S({dim})")
 
 
 def _infer_place_part(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
-    _placed(x, axis, f"S({dim})")
-    return _resized(x, dim, gathered_dim(x.shape[dim], size, axis)).placed(axis, "P")
+    _expect_placement(x, axis, f"S({dim})")
+    return _resized(x, dim, full_dim_size(x.shape[dim], size, axis)).with_placement(axis, "P")
 
 
 def _take_part(x: Tensor, axis: str, dim: int, size: int) -> Tensor:

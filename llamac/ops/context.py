@@ -1,4 +1,4 @@
-"""Context-parallel attention of a rank's positions to all, and reordering of positions.
+"""Context-parallel attention: a rank's queries attend to all positions; ops that reorder positions.
 
 The algorithm is described in `runtime/distributed/context_parallel.py`.
 """
@@ -14,7 +14,7 @@ from llamac.ir.layout import with_layouts
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.ops.attention import attention, kernel_module, keyword_text, matmul_flops
-from llamac.ops.collectives import part
+from llamac.ops.collectives import shard_size
 from llamac.runtime.distributed import context_parallel as runtime
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ def _infer(
     window: int | None = None,
 ) -> tuple[TensorType, TensorType]:
     expect(q.placement(axis) == "S(1)", f"{axis} must split the queries' positions: {q}")
-    expect(part(k.shape[1], size, axis) == q.shape[1], f"queries are {q}, keys {k}")
-    every = q.with_shape(q.shape[0], k.shape[1], *q.shape[2:]).placed(axis, "R")
+    expect(shard_size(k.shape[1], size, axis) == q.shape[1], f"queries are {q}, keys {k}")
+    every = q.with_shape(q.shape[0], k.shape[1], *q.shape[2:]).with_placement(axis, "R")
     kinds = attention.infer(every, k, v, scale=scale, kernel=kernel, window=window)
     assert attention.dims is not None
     _out, logsumexp = with_layouts(attention.dims, (every, k, v), kinds)  # type: ignore[misc]
     mine = logsumexp.with_shape(*logsumexp.shape[:2], q.shape[1])
-    return q, mine.placed(axis, "S(2)")
+    return q, mine.with_placement(axis, "S(2)")
 
 
 def _infer_backward(
@@ -61,7 +61,7 @@ def _infer_backward(
         (out, logsumexp) == found, f"{out} and {logsumexp} are not the types of attention's results"
     )
     expect(d_out == out, f"the gradient of {out} is {d_out}")
-    return q, k.placed(axis, "P"), v.placed(axis, "P")
+    return q, k.with_placement(axis, "P"), v.with_placement(axis, "P")
 
 
 def _eager(

@@ -1,4 +1,4 @@
-"""cross_entropy of logits, and linear_cross_entropy: fused with the output projection."""
+"""cross_entropy of logits, and linear_cross_entropy, which includes the output projection."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def _infer_with_gradients_of_x(
 def vjp_with_gradients_of_x(
     b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
-    """Differentiate a loss op whose second result is the gradient of its first operand x.
+    """Return the cotangents of a loss op whose second result is the gradient of its operand x.
 
-    Returns that gradient times d_loss for x, and None for the frozen weight and for the labels.
+    The cotangent of x is that result times d_loss; the frozen weight and the labels get None.
     """
     return b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(node.args[0])), None, None
 

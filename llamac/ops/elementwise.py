@@ -1,4 +1,4 @@
-"""add, mul, scale by a scalar tensor and scale_by a constant."""
+"""add, mul, scale (by a scalar tensor) and scale_by (a constant)."""
 
 from __future__ import annotations
 

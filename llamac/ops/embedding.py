@@ -1,4 +1,4 @@
-"""embedding: table rows by token id; add_positions: adds learned position embeddings."""
+"""embedding: looks up rows of a table by token id; add_positions: adds position embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The builder with which vjp rules add ops to a backward graph."""
+"""Builder that vjp rules use to add ops to a backward graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llamac.ir.graph import Builder, op_of, results
 
 
 class GradientBuilder(Builder):
-    """Builder that vjp rules receive to add ops to a backward graph.
+    """Builder that vjp rules use to add ops to a backward graph.
 
-    primal_of: forward value → the backward graph's node for it. name_of: forward value → the name
-    of its gradient.
+    primal_of: returns the backward graph's node for a forward value.
+    name_of: returns the name of a forward value's gradient.
     """
 
     def __init__(
@@ -28,9 +28,11 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
-        """Return the backward graph's node for result `index` of a forward op with several results.
+        """Return the backward graph's node for one result of a multi-result forward op.
 
-        Adds that result to the forward graph if nothing reads it there yet.
+        If nothing reads that result in the forward graph yet, it is added there.
+
+        index: index of the result.
         """
         value = results(node)[index]
         if value is None:
@@ -41,7 +43,7 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def name(self, value: Any) -> str:
-        """Return the name that the gradient of a forward value gets."""
+        """Return the name for the gradient of a forward value."""
         return self._name_of(value)
 
 

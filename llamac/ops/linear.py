@@ -1,8 +1,8 @@
-"""linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass.
+"""linear: y = x @ weight.T (+ bias), and the matmuls and the sum of its backward pass.
 
-packed_linear: linear with constant weights, which may be packed; it has no backward pass.
+packed_linear: a linear without backward pass, whose weight may be packed for the matmul.
 add_bias: adds a bias after a row-parallel linear's partial sums have been reduced.
-add_linear: y + x @ weight.T, the second half of an adapter (LoRA, arXiv:2106.09685).
+add_linear: y + x @ weight.T, the second half of a LoRA adapter (arXiv:2106.09685).
 """
 
 from __future__ import annotations

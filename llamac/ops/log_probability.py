@@ -1,6 +1,6 @@
-"""log_probability of sequences, from logits or fused with the output projection.
+"""log_probability of sequences, from logits or together with the output projection.
 
-Preference tuning compares these outputs. Vocabulary-parallel forms follow the plain ones.
+Preference tuning compares these values, fp32 [B]. The vocabulary-parallel forms come last.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _infer_linear(
 
 
 def _infer_with_gradient(
-    x: TensorType, weight: TensorType, labels: TensorType, **given: Any
+    x: TensorType, weight: TensorType, labels: TensorType, **options: Any
 ) -> tuple[TensorType, TensorType]:
-    return _infer_linear(x, weight, labels, **given), x
+    return _infer_linear(x, weight, labels, **options), x
 
 
 def _infer_scale(x: TensorType, factors: TensorType) -> TensorType:
@@ -53,8 +53,8 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_rows: fx.Node) -> tuple[fx.Node | 
     backward = log_probability_backward
     if is_op(node, parallel_log_probability):
         backward = parallel_log_probability_backward
-    given = (d_rows, b.primal(logits), b.primal(labels))
-    return b.op(backward, *given, name=b.name(logits), **attributes(node)), None
+    operands = (d_rows, b.primal(logits), b.primal(labels))
+    return b.op(backward, *operands, name=b.name(logits), **attributes(node)), None
 
 
 def _vjp_linear(b: GradientBuilder, node: fx.Node, d_rows: fx.Node) -> tuple[fx.Node | None, ...]:
@@ -62,9 +62,9 @@ def _vjp_linear(b: GradientBuilder, node: fx.Node, d_rows: fx.Node) -> tuple[fx.
     backward = linear_log_probability_backward
     if is_op(node, parallel_linear_log_probability):
         backward = parallel_linear_log_probability_backward
-    given = (b.primal(x), b.primal(weight), b.primal(labels), d_rows)
+    operands = (b.primal(x), b.primal(weight), b.primal(labels), d_rows)
     names = b.name(x), b.name(weight)
-    d_x, d_weight = b.op(backward, *given, name=names, **attributes(node))
+    d_x, d_weight = b.op(backward, *operands, name=names, **attributes(node))
     return d_x, d_weight, None
 
 
@@ -121,44 +121,44 @@ linear_log_probability_backward = Op(
 )
 
 
-def _on_ranks(op: Op, split: int, dim: int) -> Any:
+def _vocab_parallel_rule(op: Op, split: int, dim: int) -> Any:
     """Return the typing rule of an op whose operand `split` has the vocabulary along `dim`.
 
     A result with the vocabulary is split likewise; one that sums over it is a partial sum, except
     for the log-probabilities, which are reduced.
     """
 
-    def infer(*operands: TensorType, axis: str, vocab_size: int, **given: Any) -> Types:
+    def infer(*operands: TensorType, axis: str, vocab_size: int, **options: Any) -> Types:
         for number, kind in enumerate(operands):
             wanted = f"S({dim})" if number == split else "R"
             expect(kind.placement(axis) == wanted, f"{kind} must be {wanted} over {axis}")
-        kinds = [kind.placed(axis, "R") for kind in operands]
+        kinds = [kind.with_placement(axis, "R") for kind in operands]
         assert op.dims is not None
-        found = with_layouts(op.dims, kinds, op.infer(*kinds, **given))
-        several = found if isinstance(found, tuple) else (found,)
-        placed = []
-        for kind, term in zip(several, op.dims.partition("->")[2].split(","), strict=True):
+        found = with_layouts(op.dims, kinds, op.infer(*kinds, **options))
+        result_types = found if isinstance(found, tuple) else (found,)
+        with_layout = []
+        for kind, term in zip(result_types, op.dims.partition("->")[2].split(","), strict=True):
             place = f"S({term.index('V')})" if "V" in term else "P" if "D" in term else "R"
-            placed.append(kind.placed(axis, place))
-        return tuple(placed) if isinstance(found, tuple) else placed[0]
+            with_layout.append(kind.with_placement(axis, place))
+        return tuple(with_layout) if isinstance(found, tuple) else with_layout[0]
 
     return infer
 
 
 parallel_log_probability = Op(
     "parallel_log_probability",
-    _on_ranks(log_probability, 0, 2),
+    _vocab_parallel_rule(log_probability, 0, 2),
     parallel.parallel_log_probability,
     vjp=_vjp,
 )
 parallel_log_probability_backward = Op(
     "parallel_log_probability_backward",
-    _on_ranks(log_probability_backward, 1, 2),
+    _vocab_parallel_rule(log_probability_backward, 1, 2),
     parallel.parallel_log_probability_backward,
 )
 parallel_linear_log_probability_with_gradients_of_x = Op(
     "parallel_linear_log_probability_with_gradients_of_x",
-    _on_ranks(linear_log_probability_with_gradients_of_x, 1, 0),
+    _vocab_parallel_rule(linear_log_probability_with_gradients_of_x, 1, 0),
     parallel.parallel_linear_log_probability_with_gradients_of_x,
     vjp=_vjp_with_gradient,
     flops=_matmuls(2),
@@ -167,7 +167,7 @@ parallel_linear_log_probability_with_gradients_of_x = Op(
 )
 parallel_linear_log_probability = Op(
     "parallel_linear_log_probability",
-    _on_ranks(linear_log_probability, 1, 0),
+    _vocab_parallel_rule(linear_log_probability, 1, 0),
     parallel.parallel_linear_log_probability,
     vjp=_vjp_linear,
     flops=_matmuls(1),
@@ -176,7 +176,7 @@ parallel_linear_log_probability = Op(
 )
 parallel_linear_log_probability_backward = Op(
     "parallel_linear_log_probability_backward",
-    _on_ranks(linear_log_probability_backward, 1, 0),
+    _vocab_parallel_rule(linear_log_probability_backward, 1, 0),
     parallel.parallel_linear_log_probability_backward,
     flops=_matmuls(3),
 )

@@ -1,6 +1,6 @@
-"""rms_norm, layer_norm, and add_rms_norm: a residual addition and the norm that reads it.
+"""rms_norm, layer_norm, and add_rms_norm: a residual addition together with the norm of the sum.
 
-head_rms_norm: rms_norm of each head separately, with one gain for all (queries and keys of Qwen3).
+head_rms_norm is rms_norm over each head, with one gain for all (queries and keys of Qwen3).
 """
 
 from __future__ import annotations
@@ -131,4 +131,4 @@ add_rms_norm_backward = Op(
 )
 
 NORMS = {"rmsnorm": rms_norm, "layernorm": layer_norm}
-"""Norm ops by `model.norm`. `spec.model.BIASED_NORMS` take a bias as well."""
+"""Norm ops by `model.norm`. Those in `spec.model.BIASED_NORMS` also take a bias."""

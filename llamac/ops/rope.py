@@ -1,4 +1,4 @@
-"""rope: rotary position embedding of the first heads of a tensor."""
+"""rope: rotary position embedding, of all heads of a tensor or of its first ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views, which copy no data (split_heads, merge_heads, split), and concat, split's adjoint."""
+"""Views, which copy no data (split_heads, merge_heads, split), and concat, the adjoint of split."""
 
 from __future__ import annotations
 

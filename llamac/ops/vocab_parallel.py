@@ -1,6 +1,6 @@
 """Vocabulary-parallel embedding and loss: ranks of one axis shard the padded vocabulary.
 
-On other axes, layouts follow the rules of the ordinary ops.
+On other axes, layouts follow the rules of the ops without vocabulary parallelism.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ if TYPE_CHECKING:
     from llamac.ops.gradient import GradientBuilder
 
 
-def _plain(op: Op, axis: str, *operands: TensorType, **given: object) -> Types:
+def _infer_unsharded(op: Op, axis: str, *operands: TensorType, **options: object) -> Types:
     """Infer types by the rule of the ordinary op, applied to a rank's rows of the vocabulary."""
-    kinds = [kind.placed(axis, "R") for kind in operands]
+    kinds = [kind.with_placement(axis, "R") for kind in operands]
     assert op.dims is not None
-    return with_layouts(op.dims, kinds, op.infer(*kinds, **given))
+    return with_layouts(op.dims, kinds, op.infer(*kinds, **options))
 
 
-def _rows_split(table: TensorType, axis: str, dim: int = 0) -> None:
+def _expect_vocab_split(table: TensorType, axis: str, dim: int = 0) -> None:
     expect(table.placement(axis) == f"S({dim})", f"{axis} must split the vocabulary of {table}")
 
 
-def _whole(kind: TensorType, axis: str) -> None:
+def _expect_replicated(kind: TensorType, axis: str) -> None:
     expect(kind.placement(axis) == "R", f"{kind} must be replicated over {axis}")
 
 
 def _infer_embedding(tokens: TensorType, table: TensorType, *, axis: str) -> TensorType:
-    _rows_split(table, axis)
-    _whole(tokens, axis)
-    x = _plain(embedding, axis, tokens, table)
+    _expect_vocab_split(table, axis)
+    _expect_replicated(tokens, axis)
+    x = _infer_unsharded(embedding, axis, tokens, table)
     assert isinstance(x, TensorType)
-    return x.placed(axis, "P")
+    return x.with_placement(axis, "P")
 
 
 def _infer_embedding_gradient(
     d_x: TensorType, tokens: TensorType, *, axis: str, rows: int
 ) -> TensorType:
-    _whole(d_x, axis)
-    d_table = _plain(embedding_gradient, axis, d_x, tokens, vocab_size=rows)
+    _expect_replicated(d_x, axis)
+    d_table = _infer_unsharded(embedding_gradient, axis, d_x, tokens, vocab_size=rows)
     assert isinstance(d_table, TensorType)
-    return d_table.placed(axis, "S(0)")
+    return d_table.with_placement(axis, "S(0)")
 
 
 def _vjp_embedding(b: GradientBuilder, node: fx.Node, d_x: fx.Node) -> tuple[fx.Node | None, ...]:
     tokens, table = node.all_input_nodes
     rows = type_of(table).shape[0]
-    given = {**attributes(node), "rows": rows}
+    options = {**attributes(node), "rows": rows}
     return None, b.op(
-        parallel_embedding_gradient, d_x, b.primal(tokens), name=b.name(table), **given
+        parallel_embedding_gradient, d_x, b.primal(tokens), name=b.name(table), **options
     )
 
 
 def _infer_loss(
     logits: TensorType, labels: TensorType, *, axis: str, vocab_size: int
 ) -> TensorType:
-    _rows_split(logits, axis, dim=2)
-    loss = _plain(cross_entropy, axis, logits, labels)
+    _expect_vocab_split(logits, axis, dim=2)
+    loss = _infer_unsharded(cross_entropy, axis, logits, labels)
     assert isinstance(loss, TensorType)
     return loss
 
@@ -82,17 +82,17 @@ def _infer_loss(
 def _infer_loss_backward(
     d_loss: TensorType, logits: TensorType, labels: TensorType, *, axis: str, vocab_size: int
 ) -> TensorType:
-    _rows_split(logits, axis, dim=2)
-    _plain(cross_entropy_backward, axis, d_loss, logits, labels)
+    _expect_vocab_split(logits, axis, dim=2)
+    _infer_unsharded(cross_entropy_backward, axis, d_loss, logits, labels)
     return logits
 
 
 def _vjp_loss(b: GradientBuilder, node: fx.Node, d_loss: fx.Node) -> tuple[fx.Node | None, ...]:
     logits, labels = node.all_input_nodes
     primals = (b.primal(logits), b.primal(labels))
-    given = attributes(node)
+    options = attributes(node)
     name = b.name(logits)
-    return b.op(parallel_cross_entropy_backward, d_loss, *primals, name=name, **given), None
+    return b.op(parallel_cross_entropy_backward, d_loss, *primals, name=name, **options), None
 
 
 def _infer_linear(
@@ -104,9 +104,9 @@ def _infer_linear(
     axis: str,
     vocab_size: int,
 ) -> Types:
-    _rows_split(weight, axis)
-    _whole(x, axis)
-    return _plain(linear_cross_entropy, axis, x, weight, labels, chunk=chunk)
+    _expect_vocab_split(weight, axis)
+    _expect_replicated(x, axis)
+    return _infer_unsharded(linear_cross_entropy, axis, x, weight, labels, chunk=chunk)
 
 
 def _infer_with_gradients(
@@ -118,18 +118,20 @@ def _infer_with_gradients(
     axis: str,
     vocab_size: int,
 ) -> tuple[TensorType, ...]:
-    _rows_split(weight, axis)
-    _whole(x, axis)
-    found = _plain(linear_cross_entropy_with_gradients, axis, x, weight, labels, chunk=chunk)
+    _expect_vocab_split(weight, axis)
+    _expect_replicated(x, axis)
+    found = _infer_unsharded(
+        linear_cross_entropy_with_gradients, axis, x, weight, labels, chunk=chunk
+    )
     assert isinstance(found, tuple)
     loss, d_x, d_weight = found
-    return loss, d_x.placed(axis, "P"), d_weight.placed(axis, "S(0)")
+    return loss, d_x.with_placement(axis, "P"), d_weight.with_placement(axis, "S(0)")
 
 
 def _infer_with_gradients_of_x(
-    *operands: TensorType, axis: str, **given: Any
+    *operands: TensorType, axis: str, **options: Any
 ) -> tuple[TensorType, ...]:
-    return _infer_with_gradients(*operands, axis=axis, **given)[:2]
+    return _infer_with_gradients(*operands, axis=axis, **options)[:2]
 
 
 def _vjp_with_gradients(

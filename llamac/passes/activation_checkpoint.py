@@ -1,4 +1,4 @@
-"""checkpoint: selects the forward values saved for the backward pass (activation checkpointing).
+"""checkpoint: chooses the forward values to save for the backward pass (activation checkpointing).
 
 The saved set is recorded in the region. Other values that the backward graph reads are recomputed
 by copies of the forward ops, placed just before their first reader. Policies:
@@ -8,7 +8,7 @@ by copies of the forward ops, placed just before their first reader. Policies:
     full       save only the region's inputs
     budget     solved by `llamac.passes.budget`, which chooses the saved set of each layer
 
-A view is never saved, as that would keep its operand's memory: the operand is saved instead.
+Instead of a view, whose memory belongs to its operand, the operand is saved.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ POLICIES = {
     "full": (),
 }
 
-Keep = Callable[[fx.Node], bool]
-"""Predicate: whether to save a forward value, which is not a view."""
+SavePredicate = Callable[[fx.Node], bool]
+"""Function that returns whether to save a forward value, which is never a view."""
 
 
 @dataclass(frozen=True)
 class ActivationCheckpoint:
-    """Pass that chooses the forward values to save; the backward pass recomputes the others.
+    """Pass that applies a checkpointing policy: `none`, `selective` or `full`.
 
-    policy: `none`, `selective` or `full`, as above.
+    With `full`, the head still saves everything: the loss's backward pass follows its forward pass
+    immediately, so recomputation would cost time and free nothing.
     """
 
     policy: str
@@ -57,15 +58,15 @@ class ActivationCheckpoint:
             if region.backward is not None:
                 # The loss comes right before its backward pass: to recompute it doubles it.
                 policy = "none" if region.name == "head" and self.policy == "full" else self.policy
-                program = program.with_region(checkpoint(region, by_cost(policy)))
+                program = program.with_region(checkpoint(region, policy_predicate(policy)))
         return program
 
 
-def by_cost(policy: str) -> Keep:
-    """Return the predicate of a policy, which depends only on the op that makes a value.
+def policy_predicate(policy: str) -> SavePredicate:
+    """Return the predicate of a policy, which depends only on the op that computes a value.
 
-    `regather`, used by the planner, is `none` except that tensor-parallel all-gathers are repeated
-    in the backward pass, as in Megatron (Korthikanti et al. 2022, section 4.2.2).
+    `regather`, which only the planner uses, saves all values except the results of tensor-parallel
+    all-gathers, as Megatron does (Korthikanti et al. 2022, section 4.2.2).
     """
     if policy == "regather":
         return lambda value: not is_op(producer(value)[0], all_gather)
@@ -73,20 +74,19 @@ def by_cost(policy: str) -> Keep:
     return lambda value: op_of(producer(value)[0]).cost in costs
 
 
-def checkpoint(region: Region, keep: Keep) -> Region:
-    """Return the region with its saved set and a backward graph that recomputes other values.
+def checkpoint(region: Region, should_save: SavePredicate) -> Region:
+    """Return the region with a saved set, and a backward graph that recomputes the other values.
 
-    region: the region after `differentiate`. keep: predicate on forward values, called for those
-    that are not views.
+    region: a region after `differentiate`, with a backward graph that reads every value it needs.
     """
     assert region.backward is not None
-    rebuild = _RecomputeBackward(region.forward.graph, keep)
+    rebuild = _RecomputeBackward(region.forward.graph, should_save)
     for node in region.backward.graph.nodes:
         rebuild.copy(node)
     sort_placeholders(rebuild.graph, region.forward.graph)
     order = {node.name: index for index, node in enumerate(region.forward.graph.nodes)}
     saved = sorted((n.name for n in placeholders(rebuild.graph, "saved")), key=order.__getitem__)
-    forward = finish(copy_graph(region.forward), keep=saved)
+    forward = finish(copy_graph(region.forward), live_out=saved)
     return Region(region.name, forward, finish(rebuild.graph), tuple(saved))
 
 
@@ -96,9 +96,9 @@ class _RecomputeBackward:
     The ops that recompute a value are inserted before the first op that reads it.
     """
 
-    def __init__(self, forward: fx.Graph, keep: Keep) -> None:
+    def __init__(self, forward: fx.Graph, should_save: SavePredicate) -> None:
         self.forward = {node.name: node for node in forward.nodes}
-        self.keep = keep
+        self.should_save = should_save
         self.graph = fx.Graph()
         self.build = Builder(self.graph)
         self.copies: dict[fx.Node, fx.Node] = {}  # of backward nodes
@@ -118,17 +118,17 @@ class _RecomputeBackward:
     def _value(self, value: fx.Node) -> fx.Node:
         """Return the new backward graph's node for a forward value: saved, or recomputed."""
         if value not in self.values:
-            if value.op == "placeholder" or self._kept(value):
+            if value.op == "placeholder" or self._is_saved(value):
                 self.values[value] = self._placeholder(value)
             else:
                 self.values[value] = self.graph.node_copy(value, self._value)
         return self.values[value]
 
-    def _kept(self, value: fx.Node) -> bool:
+    def _is_saved(self, value: fx.Node) -> bool:
         if isinstance(value.meta["type"], tuple):
-            return False  # an op with several results: each is kept on its own
+            return False  # an op with several results: each is saved on its own
         source, _ = producer(value)
-        return op_of(source).cost != "view" and self.keep(value)
+        return op_of(source).cost != "view" and self.should_save(value)
 
     def _placeholder(self, value: fx.Node) -> fx.Node:
         role = value.meta.get("role", "saved")

@@ -1,10 +1,10 @@
 """budget: chooses the layers' saved sets to minimise recomputation under a memory budget.
 
-Layers run one of two variants of a block, each with its own saved set. The variant with the higher
-peak usually comes first: when the backward pass reaches it, the other layers' activations are
-already freed. All pairs of sets, in either order, and all layer counts are tried, so the result is
-optimal under this model. Each pipeline rank has its own counts, as the first rank keeps the most
-micro-batches in flight.
+Layers run one of two variants of a block, each with its own saved set. All pairs of sets, in either
+order, and all numbers of layers are tried, so the result is optimal under this model. The variant
+with the higher peak usually comes first: when the backward pass reaches it, the activations of the
+other layers are already freed. Each pipeline rank has its own numbers of layers, since the first
+rank saves the activations of the most micro-batches.
 
 Memory is counted as in `llamac plan`: parameters, gradients, optimizer state, saved activations of
 all micro-batches in flight, and the peak of the running layer or loss, recomputation included. The
@@ -20,20 +20,20 @@ from functools import partial
 from math import ceil
 
 from llamac.ir.program import Program, Region
-from llamac.passes.activation_checkpoint import by_cost, checkpoint
+from llamac.passes.activation_checkpoint import checkpoint, policy_predicate
 from llamac.passes.analysis.peak_memory import (
     Activations,
-    Fresh,
     Sharding,
+    StepGradients,
     activations,
-    fresh_gradients,
     micro_batches_in_flight,
     peak_activation_bytes,
     stage_parameters,
-    states,
+    step_gradients,
+    training_state,
 )
 from llamac.passes.analysis.saved_sets import SavedSet, candidate_sets
-from llamac.passes.analysis.timing import Clock
+from llamac.passes.analysis.timing import TimingModel
 from llamac.passes.cut import Cut, region_seconds
 from llamac.passes.overlap import headroom_of
 
@@ -41,22 +41,22 @@ LEAN = "_lean"  # suffix of the variant that saves less
 
 
 class BudgetError(ValueError):
-    """No choice of saved sets fits the budget; the message gives the smallest feasible budget."""
+    """No choice of saved sets fits the budget. The message gives the smallest feasible budget."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Inputs of the budget solver.
+    """Memory budget of one rank, and the settings on which its memory depends.
 
-    nbytes: memory budget of one rank in bytes. where: the spec's line that sets it.
+    nbytes: the budget in bytes. where: line of the spec that sets it, for messages.
     dtype: compute dtype, `bf16` or `fp32`.
-    sharding, sharers: which training state is sharded, and over how many ranks.
+    sharding, sharers: the training state that is sharded, and the number of ranks that share it.
     state_bytes: bytes of optimizer state per parameter.
-    micro_batches: micro-batches per data-parallel rank per step; 1 if each reduces gradients.
+    micro_batches: micro-batches per data-parallel rank per step; 1 if each reduces its gradients.
     pipeline, virtual: pipeline ranks, and stages per rank.
-    overlap: whether collectives overlap other work, which takes memory.
+    overlap: whether the pass `overlap` runs, which may raise peak memory.
     """
 
     nbytes: int
@@ -73,30 +73,32 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Pass `checkpoint` under `recompute.policy = "budget"`."""
+    """Pass `checkpoint` under `recompute.policy = "budget"`: solves for the saved sets."""
 
     limit: Limit
     name: str = "checkpoint"
 
     def apply(self, program: Program) -> Program:
         block = program.regions[program.layers[0]]
-        clock = Clock(program.symbols, program.mesh)
-        sets = candidate_sets(block, clock)
-        plan = cheapest(trial_of(program, sets, self.limit), self.limit)
+        timing = TimingModel(program.symbols, program.mesh)
+        sets = candidate_sets(block, timing)
+        plan = fastest_plan(candidate_costs(program, sets, self.limit), self.limit)
         program = replace(program, stages=plan.stages)
         early, late = sets[plan.early], sets[plan.late]
         lean = plan.early_layers
         if early.nbytes > late.nbytes:
             early, late, lean = late, early, tuple(not one for one in lean)
-        notes = _notes(program, plan, sets, region_seconds(block, clock), self.limit)
+        notes = _notes(program, plan, sets, region_seconds(block, timing), self.limit)
         return with_variants(program, [early.names, late.names], lean).with_notes(*notes)
 
 
 @dataclass(frozen=True)
-class Decided:
-    """Pass that applies saved sets solved for another program with the same ops (used by `verify`).
+class FixedSavedSets:
+    """Pass `checkpoint` with saved sets that were solved for another Program with the same ops.
 
-    saved: names of the values that each variant saves. Layers are split evenly between variants.
+    `verify` uses it for the twin. Layers are split evenly between the variants.
+
+    saved: names of the values that each variant saves, one or two variants.
     """
 
     saved: Sequence[Sequence[str]]
@@ -112,16 +114,16 @@ class Decided:
 def with_variants(
     program: Program, saved: Sequence[frozenset[str]], lean: Sequence[bool]
 ) -> Program:
-    """Return the program with saved set saved[0] in layers where `lean` is true, else saved[1].
+    """Return the program with saved set saved[0] in the layers where `lean` is true, else saved[1].
 
-    Other regions save everything: each runs once per micro-batch, and the loss's backward pass
-    follows at once.
+    All other regions save every value that their backward pass reads: each runs once per
+    micro-batch.
     """
     name = program.layers[0]
     block = program.regions[name]
     for region in program.regions.values():
         if region.backward is not None and region is not block:
-            program = program.with_region(checkpoint(region, by_cost("none")))
+            program = program.with_region(checkpoint(region, policy_predicate("none")))
     both = any(lean) and not all(lean)
     names = {True: f"{name}{LEAN}" if both else name, False: name}
     variants = {names[one]: _variant(block, names[one], saved[not one]) for one in set(lean)}
@@ -139,35 +141,40 @@ def _variant(block: Region, name: str, saved: frozenset[str]) -> Region:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Costs from which the solver chooses.
+class CandidateCosts:
+    """Memory and time of the candidate saved sets, from which the solver chooses.
 
-    sets, names: candidate saved sets, and the key of each in `found`, the activation bytes.
-    stages: layers of each pipeline stage. fresh: gradients allocated during the step.
-    Per pipeline rank: `layers`, number of layers; `state`, bytes of training state and logits;
-    `in_flight`, micro-batches in flight; `seconds`, time per micro-batch without recomputation.
+    sets: candidate saved sets of a layer. names: key of each in `activations`.
+    activations: activation bytes of one micro-batch, by candidate.
+    stages: number of layers of each pipeline stage.
+    layers: number of layers of each pipeline rank.
+    state: bytes of training state and logits of each pipeline rank.
+    in_flight: micro-batches in flight on each pipeline rank.
+    seconds: time per micro-batch of each pipeline rank, without recomputation.
+    gradients: gradients that are allocated during the step.
     """
 
     sets: Sequence[SavedSet]
-    found: Activations
+    activations: Activations
     names: Sequence[str]
     stages: tuple[int, ...]
     layers: tuple[int, ...]
     state: tuple[float, ...]
     in_flight: tuple[float, ...]
     seconds: tuple[float, ...]
-    fresh: Fresh
+    gradients: StepGradients
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
-        """Return a pipeline rank's peak bytes for a choice of saved sets.
+        """Return a pipeline rank's peak bytes for a choice of two saved sets.
 
-        early, late: indices in `sets`. first: number of layers, from the first, that save `early`.
+        early, late: indices in `sets`. first: how many of the rank's layers, counted from its
+        first, use `early`; the others use `late`.
         """
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
         return self.state[rank] + peak_activation_bytes(
-            self.found, runs, self.in_flight[rank], last, self.fresh
+            self.activations, runs, self.in_flight[rank], last, self.gradients
         )
 
 
@@ -175,10 +182,13 @@ class Trial:
 class Plan:
     """A choice of two saved sets and of the layers that use each.
 
-    early, late: indices in `Trial.sets`. first: layers with set `early`, per pipeline rank.
-    early_layers: for each layer, whether it uses `early`. nbytes: peak bytes of the fullest rank.
-    seconds: time per micro-batch of the slowest rank. recompute_seconds: seconds of recomputation
-    per micro-batch, summed over ranks.
+    early, late: indices in `CandidateCosts.sets`.
+    first: number of layers that use `early`, for each pipeline rank.
+    early_layers: for each layer of the model, whether it uses `early`.
+    stages: number of layers of each pipeline stage.
+    nbytes: peak bytes of the rank with the highest peak.
+    seconds: time per micro-batch of the slowest rank.
+    recompute_seconds: recomputation time per micro-batch, summed over ranks.
     """
 
     early: int
@@ -191,33 +201,33 @@ class Plan:
     recompute_seconds: float
 
 
-def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
-    """Return the solver's costs for a differentiated Program whose layers are all alike.
+def candidate_costs(program: Program, sets: Sequence[SavedSet], limit: Limit) -> CandidateCosts:
+    """Return the costs of candidate saved sets for a differentiated Program.
 
-    sets: candidate saved sets of a layer.
+    All layers must run the same region. sets: candidate saved sets of a layer.
     """
     whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
     name = program.layers[0]
     block, names = program.regions[name], [f"{name}:{number}" for number in range(len(sets))]
     variants = {own: _variant(block, own, one.names) for own, one in zip(names, sets, strict=True)}
-    trial = replace(whole, regions={**whole.regions, **variants}, layers=tuple(names))
-    found = activations(trial)
+    costs = replace(whole, regions={**whole.regions, **variants}, layers=tuple(names))
+    saved = activations(costs)
     if limit.overlap:
         room = _headroom(block, program.symbols)
-        found = replace(found, peak={key: peak + room for key, peak in found.peak.items()})
+        saved = replace(saved, peak={key: peak + room for key, peak in saved.peak.items()})
 
     pipeline, count = limit.pipeline, len(program.layers)
     stages = Cut(pipeline * limit.virtual).apply(program).stages
     layers = [sum((stages or (count,))[rank::pipeline]) for rank in range(pipeline)]
-    clock = Clock(program.symbols, program.mesh)
+    timing = TimingModel(program.symbols, program.mesh)
     each, before, after = (
-        region_seconds(program.regions[r], clock) for r in (name, "embed", "head")
+        region_seconds(program.regions[r], timing) for r in (name, "embed", "head")
     )
-    state, in_flight, fresh = [], [], Fresh()
+    state, in_flight, gradients = [], [], StepGradients()
     for rank, own in enumerate(layers):
         last = rank == pipeline - 1
         mine = stage_parameters(program, own, rank == 0, last)
-        parts = states(
+        parts = training_state(
             mine,
             limit.dtype,
             limit.sharding,
@@ -226,24 +236,24 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
             whole_stage=pipeline > 1,
             state_bytes=limit.state_bytes,
         )
-        fresh = fresh_gradients(program, mine, limit.dtype, limit.sharding, limit.micro_batches)
-        state.append(sum(parts.values()) + (found.logits if last else 0.0))
+        gradients = step_gradients(program, mine, limit.dtype, limit.sharding, limit.micro_batches)
+        state.append(sum(parts.values()) + (saved.logits if last else 0.0))
         schedule = (pipeline, limit.virtual, limit.micro_batches)
         in_flight.append(micro_batches_in_flight(rank, *schedule) if pipeline > 1 else 1)
     seconds = [
         own * each + before * (rank == 0) + after * (rank == pipeline - 1)
         for rank, own in enumerate(layers)
     ]
-    return Trial(
+    return CandidateCosts(
         sets=sets,
-        found=found,
+        activations=saved,
         names=names,
         stages=stages,
         layers=tuple(layers),
         state=tuple(state),
         in_flight=tuple(in_flight),
         seconds=tuple(seconds),
-        fresh=fresh,
+        gradients=gradients,
     )
 
 
@@ -253,30 +263,30 @@ def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
     return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
 
 
-def cheapest(trial: Trial, limit: Limit) -> Plan:
+def fastest_plan(costs: CandidateCosts, limit: Limit) -> Plan:
     """Return the plan within the limit that minimises the time of the slowest rank.
 
-    Ties are broken by least total recomputation, then by one variant rather than two, then by
-    fewest bytes. Raises BudgetError if no plan fits.
+    Ties are broken by the least total recomputation, then by one variant rather than two, then by
+    the fewest bytes. Raises BudgetError if no plan fits.
     """
-    plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
+    plans = [plan for plan in _plans(costs, limit.nbytes) if plan is not None]
     if not plans:
-        raise BudgetError(_impossible(trial, limit))
+        raise BudgetError(_impossible(costs, limit))
     return min(plans, key=lambda p: (p.seconds, p.recompute_seconds, p.early != p.late, p.nbytes))
 
 
-def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
+def _plans(costs: CandidateCosts, most: float) -> Iterator[Plan | None]:
     """Yield for each pair of sets the fastest plan within `most` bytes per rank, or None."""
-    for early in range(len(trial.sets)):
-        for late in range(len(trial.sets)):
-            yield _plan(trial, early, late, most)
+    for early in range(len(costs.sets)):
+        for late in range(len(costs.sets)):
+            yield _plan(costs, early, late, most)
 
 
-def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
-    one, other = trial.sets[early].seconds, trial.sets[late].seconds
+def _plan(costs: CandidateCosts, early: int, late: int, most: float) -> Plan | None:
+    one, other = costs.sets[early].seconds, costs.sets[late].seconds
     first, nbytes, recompute_seconds, slowest = [], 0.0, 0.0, 0.0
-    for rank, count in enumerate(trial.layers):
-        sizes = partial(trial.nbytes, rank, early, late)
+    for rank, count in enumerate(costs.layers):
+        sizes = partial(costs.nbytes, rank, early, late)
         if early == late:
             number = 0 if sizes(0) <= most else None
         else:
@@ -286,13 +296,13 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
         size = sizes(number)
         own = number * one + (count - number) * other
         slowest, recompute_seconds = (
-            max(slowest, trial.seconds[rank] + own),
+            max(slowest, costs.seconds[rank] + own),
             recompute_seconds + own,
         )
         nbytes = max(nbytes, size)
         first.append(number)
-    layers = _spread(trial, first)
-    return Plan(early, late, tuple(first), layers, trial.stages, nbytes, slowest, recompute_seconds)
+    layers = _spread(costs, first)
+    return Plan(early, late, tuple(first), layers, costs.stages, nbytes, slowest, recompute_seconds)
 
 
 Sizes = Callable[[int], float]
@@ -325,11 +335,11 @@ def _lowest(sizes: Sizes, count: int) -> int | None:
     return 1 + bisect_left(range(1, count - 1), True, key=lambda n: sizes(n + 1) >= sizes(n))
 
 
-def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
+def _spread(costs: CandidateCosts, first: Sequence[int]) -> tuple[bool, ...]:
     """Return for each layer of the model whether it is among the first layers of its rank."""
     left, early = list(first), []
-    for stage, count in enumerate(trial.stages or trial.layers):
-        rank = stage % len(trial.layers)
+    for stage, count in enumerate(costs.stages or costs.layers):
+        rank = stage % len(costs.layers)
         own = min(count, left[rank])
         left[rank] -= own
         early += [True] * own + [False] * (count - own)
@@ -339,16 +349,16 @@ def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
 # -- notes and errors ------------------------------------------------------------------------------
 
 
-def _impossible(trial: Trial, limit: Limit) -> str:
+def _impossible(costs: CandidateCosts, limit: Limit) -> str:
     least = min(
         max(
-            _least(partial(trial.nbytes, rank, early, late), count)
-            for rank, count in enumerate(trial.layers)
+            _least(partial(costs.nbytes, rank, early, late), count)
+            for rank, count in enumerate(costs.layers)
         )
-        for early in range(len(trial.sets))
-        for late in range(len(trial.sets))
+        for early in range(len(costs.sets))
+        for late in range(len(costs.sets))
     )
-    state = max(trial.state)
+    state = max(costs.state)
     return (
         f"{limit.where}: a budget of {_gigabytes(limit.nbytes)} cannot be met: a rank needs "
         f"at least {_gigabytes(least)}, of which {_gigabytes(state)} are parameters, gradients, "

@@ -1,7 +1,7 @@
-"""cache: rewrites forward regions into text generation with a key-value cache.
+"""cache: rewrites forward regions for text generation with a key-value cache.
 
-`prefill` processes whole prompts from position 0, `decode` the next tokens, with positions of its
-own for each row. Both append keys and values to the cache. Neither is differentiated.
+`prefill` processes whole prompts from position 0, `decode` the tokens that follow, with separate
+positions for each row. Both append keys and values to the cache. Neither is differentiated.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ SEEN = TensorType("bool", ("B", "S", "C"))
 class Cache:
     """Pass that turns a one-rank Program, after `select_kernels`, into one that generates text.
 
-    Its regions are `embed`, `prefill`, `decode`, `logits`, and `visible`, which computes once per
-    step the cached positions that decoding queries attend to. Symbol C is the cache's capacity in
-    positions.
+    Its regions are `embed`, `prefill`, `decode`, `logits` and `visible`, which computes the
+    attention mask of decoding once per step. The symbol C is the cache's capacity in positions.
 
-    window: the model's sliding window. Training's Program omits it if no sequence is longer, but
-    generated text may be.
+    window: the model's sliding window in positions, or None. It is given here because training's
+    Program has none if no training sequence is longer than the window, while generated text may be.
     """
 
     window: int | None = None
@@ -60,7 +59,7 @@ class Cache:
             Region("prefill", _Prefill(block, self.window).forward()),
             _visible(site, self.window),
             Region("decode", _Decode(block).forward()),
-            Region("logits", _Packed(program.regions["logits"]).forward()),
+            Region("logits", _PackLinears(program.regions["logits"]).forward()),
         )
         return replace(
             program,
@@ -70,7 +69,7 @@ class Cache:
         )
 
 
-class _Packed(Rebuild):
+class _PackLinears(Rebuild):
     """Rewrites linears: weights stay as they are, and may be laid out for the matmul beforehand."""
 
     def linear(self, node: fx.Node) -> Any:
@@ -79,7 +78,7 @@ class _Packed(Rebuild):
     rules: ClassVar = {"linear": linear}
 
 
-class _Cached(_Packed):
+class _UseCache(_PackLinears):
     """Rewrites a block's forward graph to use a key-value cache."""
 
     def forward(self) -> fx.GraphModule:
@@ -103,7 +102,7 @@ class _Cached(_Packed):
         return self.placeholder(f"{which}_cache", kind, "cache")
 
 
-class _Embed(_Cached):
+class _Embed(_UseCache):
     """Rewrites the embedding to look up learned positions, which differ by row."""
 
     def add_positions(self, node: fx.Node) -> Any:
@@ -115,7 +114,7 @@ class _Embed(_Cached):
     rules: ClassVar = {"add_positions": add_positions}
 
 
-class _Prefill(_Cached):
+class _Prefill(_UseCache):
     """Rewrites a block for prefill: attention within the prompt, by a kernel any device has."""
 
     def __init__(self, region: Region, window: int | None) -> None:
@@ -129,14 +128,14 @@ class _Prefill(_Cached):
             for which, new in (("k", k), ("v", v))
         ]
         kernel = "math" if node.kwargs["kernel"] == "math" else "sdpa"
-        given = {**attributes(node), "kernel": kernel, **_windowed(self.window)}
+        options = {**attributes(node), "kernel": kernel, **_window_option(self.window)}
         names = ("attn_context", "logsumexp")
-        return self.build.op(op_of(node), q, *kept, *starts, name=names, **given)
+        return self.build.op(op_of(node), q, *kept, *starts, name=names, **options)
 
-    rules: ClassVar = {**_Packed.rules, "attention": attention}
+    rules: ClassVar = {**_PackLinears.rules, "attention": attention}
 
 
-class _Decode(_Cached):
+class _Decode(_UseCache):
     """Rewrites a block for decoding: attention to the cache, at each row's own positions."""
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
@@ -158,10 +157,10 @@ class _Decode(_Cached):
         )
         return context, None
 
-    rules: ClassVar = {**_Packed.rules, "attention": attention}
+    rules: ClassVar = {**_PackLinears.rules, "attention": attention}
 
 
-def _windowed(window: int | None) -> dict[str, Any]:
+def _window_option(window: int | None) -> dict[str, Any]:
     return {} if window is None else {"window": window}
 
 
@@ -171,5 +170,5 @@ def _visible(site: fx.Node, window: int | None) -> Region:
     g.where = site.meta["where"]
     at, slots = g.placeholder("positions", POSITIONS), g.placeholder("slots", SLOTS, "constant")
     starts = [g.placeholder("starts", POSITIONS, "constant")] if operands(site)[3:] else []
-    seen = g.op(cache_mask, at, slots, *starts, **_windowed(window), name="seen")
+    seen = g.op(cache_mask, at, slots, *starts, **_window_option(window), name="seen")
     return Region("visible", g.output(seen))

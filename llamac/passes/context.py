@@ -1,9 +1,9 @@
 """context: splits every sequence over ranks, which attend to all of it (context parallelism).
 
 Ops other than attention treat positions independently, so only their types change. Keys and values
-are gathered over `cp` and reordered, since a rank has an early and a late chunk (see
-`runtime/distributed/context_parallel.py`). A rank's loss and gradients are sums over its own
-positions; the data-parallel reduction also runs over `cp`.
+are gathered over `cp` and put into the order of positions, since each rank has an early and a late
+chunk of the sequence (see `runtime/distributed/context_parallel.py`). A rank's loss and gradients
+are sums over its own positions; the data-parallel reduction also runs over `cp`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AXIS = "cp"
 
 @dataclass(frozen=True)
 class Context:
-    """Pass of context parallelism. ranks: number of ranks that split each sequence."""
+    """Pass that applies context parallelism. ranks: number of ranks that split each sequence."""
 
     ranks: int
     name: str = "context"
@@ -38,7 +38,7 @@ class Context:
         if self.ranks == 1:
             return program
         buffers = {
-            name: replace(buffer, type=_part(buffer.type))
+            name: replace(buffer, type=_rank_type(buffer.type))
             for name, buffer in program.buffers.items()
         }
         regions = {
@@ -54,13 +54,13 @@ class Context:
         )
 
 
-def _part(kind: TensorType) -> TensorType:
+def _rank_type(kind: TensorType) -> TensorType:
     """Return the type of a rank's part of a value with positions."""
     if "S" not in kind.shape:
         return kind
     dim = kind.shape.index("S")
     shape = (*kind.shape[:dim], f"S/{AXIS}", *kind.shape[dim + 1 :])
-    return kind.with_shape(*shape).placed(AXIS, f"S({dim})")
+    return kind.with_shape(*shape).with_placement(AXIS, f"S({dim})")
 
 
 class _ContextRebuild(Rebuild):
@@ -69,19 +69,21 @@ class _ContextRebuild(Rebuild):
         self.ranks = ranks
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
-        return _part(type_of(node))
+        return _rank_type(type_of(node))
 
     def _linear(self, node: fx.Node) -> fx.Node:
         y = self.same(node)
-        return self._whole(y) if self.region.name == "logits" else y  # values that leave the region
+        return (
+            self._gather_in_order(y) if self.region.name == "logits" else y
+        )  # values that leave the region
 
     def _attention(self, node: fx.Node) -> Any:
         q, k, v = self.new(node)  # documents that share sequences are refused with these ranks
-        whole = (self._whole(value) for value in (k, v))
+        whole = (self._gather_in_order(value) for value in (k, v))
         options = {**attributes(node), "axis": AXIS, "size": self.ranks}
         return self.build.op(context_attention, q, *whole, name=result_names(node), **options)
 
-    def _whole(self, x: fx.Node) -> fx.Node:
+    def _gather_in_order(self, x: fx.Node) -> fx.Node:
         """Return a value gathered over all ranks, with its positions in order."""
         options: dict[str, Any] = {"dim": 1, "size": self.ranks}
         gathered = self.build.op(all_gather, x, name=f"{x.name}_gathered", axis=AXIS, **options)
@@ -91,8 +93,8 @@ class _ContextRebuild(Rebuild):
         x, table = self.new(node)
         options: dict[str, Any] = {"dim": 0, "size": self.ranks}
         ordered = self.build.op(rank_order, table, name="positions_by_rank", **options)
-        mine = self.build.op(take_part, ordered, name="positions", axis=AXIS, **options)
-        return self.build.op(add_positions, x, mine, name=node.name)
+        rank_rows = self.build.op(take_part, ordered, name="positions", axis=AXIS, **options)
+        return self.build.op(add_positions, x, rank_rows, name=node.name)
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {
         linear.name: _linear,

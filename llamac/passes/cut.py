@@ -2,8 +2,8 @@
 
 The embedding belongs to the first stage, the final norm and the loss to the last. All ranks wait
 for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times come from
-`passes/analysis/timing.py`, recomputation included. An assignment made by `budget` is left as it
-is, since its saved sets depend on it.
+`passes/analysis/timing.py`, recomputation included. An assignment made by `budget` is not changed,
+since its saved sets depend on it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from itertools import accumulate
 
 from llamac.ir.graph import ops_in
 from llamac.ir.program import Program, Region
-from llamac.passes.analysis.timing import Clock, timeline
+from llamac.passes.analysis.timing import TimingModel, timeline
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Pass that assigns layers to pipeline stages. stages: their number over all ranks."""
+    """Pass that assigns layers to pipeline stages. stages: number of stages over all ranks."""
 
     stages: int
     name: str = "cut"
@@ -28,34 +28,34 @@ class Cut:
     def apply(self, program: Program) -> Program:
         if self.stages == 1 or program.stages:
             return program
-        clock = Clock(program.symbols, program.mesh)
-        seconds = {name: region_seconds(region, clock) for name, region in program.regions.items()}
+        timing = TimingModel(program.symbols, program.mesh)
+        seconds = {name: region_seconds(region, timing) for name, region in program.regions.items()}
         layers = [seconds[name] for name in program.layers]
-        counts = balanced(layers, self.stages, seconds["embed"], seconds["head"])
+        counts = balance_stages(layers, self.stages, seconds["embed"], seconds["head"])
         return replace(program, stages=counts)
 
 
-def region_seconds(region: Region, clock: Clock) -> float:
+def region_seconds(region: Region, timing: TimingModel) -> float:
     """Return the estimated seconds of a region's forward and backward pass for one micro-batch."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
-    return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)
+    return sum(timeline(ops_in(graph), timing).seconds for graph in graphs)
 
 
-def balanced(
+def balance_stages(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return the layers of each stage, at least one, that minimise the time of the slowest stage.
+    """Return the number of layers of each stage, at least one, that minimises the slowest stage.
 
-    Ties are broken by the smallest sum of squared stage times.
+    Among equally slow assignments, the sum of squared stage times is minimised.
 
     Args:
         layers: Seconds of each layer.
         stages: Number of stages.
-        before: Seconds that the first stage takes besides its layers.
-        after: Seconds that the last stage takes besides its layers.
+        before: Seconds that the first stage takes in addition to its layers.
+        after: Seconds that the last stage takes in addition to its layers.
     """
     if len(set(layers)) == 1:
-        return spread(layers[0], len(layers), stages, before, after)
+        return balance_equal_layers(layers[0], len(layers), stages, before, after)
     ends = list(accumulate(layers, initial=0.0))
     ends = [0.0, *(end + before for end in ends[1:-1]), ends[-1] + before + after]
     count = len(layers)
@@ -89,13 +89,13 @@ def balanced(
     return tuple(reversed(counts))
 
 
-def spread(
+def balance_equal_layers(
     each: float, count: int, stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return the result of `balanced` for `count` layers that all take `each` seconds.
+    """Return the result of `balance_stages` for `count` layers that take `each` seconds.
 
-    Each layer goes to the least loaded stage; on a tie to the last one, which keeps the
-    activations of the fewest micro-batches.
+    Each layer is added to the stage with the least time. On a tie it is added to the last such
+    stage, which saves the activations of the fewest micro-batches.
     """
     counts, loads = [1] * stages, [each] * stages
     loads[0] += before

@@ -1,7 +1,7 @@
-"""differentiate: builds an explicit backward graph per region from the ops' vjp rules.
+"""differentiate: builds an explicit backward graph for each region from the ops' vjp rules.
 
 Every forward value that a rule reads becomes a `saved` placeholder of the backward graph, as under
-the policy `none`. The pass `checkpoint` then chooses which of them are really saved.
+the policy `none`. The pass `checkpoint` then chooses which of them are saved.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ INFERENCE = ("logits", "evaluate")  # regions without a backward pass
 
 @dataclass(frozen=True)
 class Differentiate:
-    """Pass that adds a backward graph to each region that the loss depends on."""
+    """Pass that adds a backward graph to each region through which a trained weight is reached.
+
+    With frozen weights, regions before the first trained one get none. Neither do `logits` and
+    `evaluate`.
+    """
 
     name: str = "differentiate"
 
     def apply(self, program: Program) -> Program:
         for region in list(program.regions.values()):
-            if region.name in INFERENCE or not program.learns(region):
+            if region.name in INFERENCE or not program.needs_backward(region):
                 continue
             augmented = augment(region, program.frozen)
             program = program.with_region(differentiate(augmented, program.frozen))
@@ -53,9 +57,10 @@ class Differentiate:
 
 
 def augment(region: Region, frozen: Collection[str] = ()) -> Region:
-    """Return the region with ops replaced by forms that compute value and gradients together.
+    """Return the region with ops replaced by forms that also compute their gradients.
 
-    frozen: names of parameters that get no gradient. Returns `region` itself if no op has one.
+    frozen: names of parameters that need no gradient. If no op has such a form, `region` itself is
+    returned.
     """
     if not any(_augmented(node, frozen) for node in ops_in(region.forward.graph)):
         return region
@@ -66,8 +71,8 @@ def augment(region: Region, frozen: Collection[str] = ()) -> Region:
         if augmented is None:
             continue
         build.where = node.meta["where"]
-        able = _floating(node)[: len(augmented.results) - 1]
-        extra = [f"d_{v.name}_per_{augmented.results[1].rpartition('_per_')[2]}" for v in able]
+        floating = _floating(node)[: len(augmented.results) - 1]
+        extra = [f"d_{v.name}_per_{augmented.results[1].rpartition('_per_')[2]}" for v in floating]
         with graph.inserting_before(node):
             value, *_ = build.op(
                 augmented, *operands(node), name=("augmented", *extra), **attributes(node)
@@ -83,9 +88,9 @@ def augment(region: Region, frozen: Collection[str] = ()) -> Region:
 def _augmented(node: fx.Node, frozen: Collection[str]) -> Op | None:
     """Return the op's form that also computes every required gradient, or None."""
     forms = op_of(node).augmented
-    able = enumerate(_floating(node), 1)
-    owed = [n for n, value in able if value.meta.get("param") not in frozen]
-    needed = max(owed, default=1)
+    floating = enumerate(_floating(node), 1)
+    required = [n for n, value in floating if value.meta.get("param") not in frozen]
+    needed = max(required, default=1)
     return forms[needed - 1] if needed <= len(forms) else None
 
 
@@ -94,10 +99,10 @@ def _floating(node: fx.Node) -> list[fx.Node]:
 
 
 def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
-    """Return the region with a backward graph, whose saved set is every value that it reads.
+    """Return the region with a backward graph. Its saved set is every value that the graph reads.
 
-    frozen: names of parameters that get no gradient. Values that only such gradients would
-    read are neither computed nor saved.
+    frozen: names of parameters that get no gradient. Values that only such gradients would read are
+    neither computed nor saved.
     """
     forward = copy_graph(region.forward)
     tape = _Tape(forward)
@@ -105,7 +110,7 @@ def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
         tape.visit(node)
     backward = tape.close(frozen)
     saved = tuple(node.name for node in placeholders(backward.graph, "saved"))
-    return replace(region, forward=finish(forward, keep=saved), backward=backward, saved=saved)
+    return replace(region, forward=finish(forward, live_out=saved), backward=backward, saved=saved)
 
 
 class _Tape:
@@ -144,7 +149,7 @@ class _Tape:
         self.build.graph.output(gradients)
         sort_placeholders(self.build.graph, self.forward)
         # Some placeholders are read only by gradients that are not returned.
-        return finish(self.build.graph, unread=("saved", "param", "constant"))
+        return finish(self.build.graph, unused=("saved", "param", "constant"))
 
     def _total(self, value: fx.Node) -> fx.Node | None:
         """Return the sum of the cotangents from all readers of a forward value, or None."""

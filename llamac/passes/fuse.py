@@ -1,6 +1,6 @@
-"""fuse: merges neighbouring memory-bound operations into ops with their own backward.
+"""fuse: merges neighbouring memory-bound ops into ops with their own backward.
 
-Each rewrite is a function over one graph, whose docstring gives its pattern.
+Each rewrite is a function of one node, whose docstring gives the pattern that it replaces.
 """
 
 from __future__ import annotations
@@ -132,16 +132,16 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
     heads = [next(iter(part.users)) for part in flat if part is not None and len(part.users) == 1]
     if len(heads) != 3 or not all(is_op(one, split_heads) for one in heads):
         return
-    turned = [next(iter(one.users)) for one in heads[:2] if len(one.users) == 1]
-    if len(turned) != 2 or not all(is_op(one, rope) for one in turned):
+    ropes = [next(iter(one.users)) for one in heads[:2] if len(one.users) == 1]
+    if len(ropes) != 2 or not all(is_op(one, rope) for one in ropes):
         return
-    angles = [(operands(one)[1:], attributes(one)) for one in turned]
-    if angles[0] != angles[1] or "heads" in attributes(turned[0]):
+    angles = [(operands(one)[1:], attributes(one)) for one in ropes]
+    if angles[0] != angles[1] or "heads" in attributes(ropes[0]):
         return
-    cos, sin = operands(turned[0])[1:]
+    cos, sin = operands(ropes[0])[1:]
     counts = tuple(int(type_of(one).shape[2]) for one in heads)
     build = Builder(graph)
-    build.where = turned[0].meta["where"]
+    build.where = ropes[0].meta["where"]
     with graph.inserting_before(node):
         qkv = build.op(split_heads, operands(node)[0], name="qkv_heads", **attributes(heads[0]))
         rotated = build.op(
@@ -151,10 +151,10 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
             sin,
             heads=counts[0] + counts[1],
             name="qkv_rotated",
-            **attributes(turned[0]),
+            **attributes(ropes[0]),
         )
         parts = build.op(split, rotated, sizes=counts, dim=2, name=("q_new", "k_new", "v_new"))
-    old_values = [*turned, heads[2]]
+    old_values = [*ropes, heads[2]]
     for old, new in zip(old_values, parts, strict=True):
         old.replace_all_uses_with(new)
     graph.eliminate_dead_code()

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
 HANDLED = {"position": ("rope", "learned"), "norm_position": ("pre", "post")}
-"""Supported values of the [model] keys for which no table of ops exists."""
+"""Supported values of the [model] keys that are not looked up in a table of ops."""
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Pass that builds a Program from a spec; all other passes read only the Program."""
+    """Pass that builds a Program from a spec. All other passes read only the Program."""
 
     name: str = "lower"
 

@@ -1,14 +1,14 @@
 """overlap: reorders ops so that collectives run concurrently with computation.
 
-Each collective starts as soon as its operand exists and is waited for just before its first reader;
-other ops run between. In the backward pass, a column-parallel linear computes its input's gradient
-first and its weight's during the reduction of the former; all-gathers for recomputation run under
-other ops (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing can hide stays
-synchronous, and a region that would not gain is left unchanged.
+A collective starts as soon as its operand exists, and is waited for just before its first reader;
+other ops run in between. In the backward pass, a column-parallel linear computes its input's
+gradient first, and its weight's gradient while the former is reduced; all-gathers for recomputation
+run under other ops (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing can
+hide stays synchronous, and a graph that would not gain is left unchanged.
 
 Starts and waits of collectives on one axis keep their order. A graph's simulated peak memory may
-grow by `headroom` bytes, by default the operands and results of three of its largest collective:
-one may run while the next is ready.
+grow by `headroom` bytes: by default three times the operand and result of its largest collective,
+since one may run while the next is ready.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from llamac.ir.graph import (
 )
 from llamac.ir.program import Program
 from llamac.ir.values import operands_of, values_of
+from llamac.ops.async_collectives import BY_COLLECTIVE, BY_START, is_collective, is_start, is_wait
 from llamac.ops.collectives import broadcast, place_part, take_part
 from llamac.ops.context import context_attention, context_attention_backward
-from llamac.ops.overlapped import BY_START, BY_WHOLE, is_collective, is_start, is_wait
 from llamac.ops.vocab_parallel import parallel_embedding, parallel_embedding_gradient
-from llamac.passes.analysis.liveness import Live, peak_bytes
-from llamac.passes.analysis.timing import Clock, timeline
+from llamac.passes.analysis.liveness import LiveMemory, peak_bytes
+from llamac.passes.analysis.timing import TimingModel, timeline
 
 # Ops that name an axis but transfer nothing. All others that name one keep their order on it.
 LOCAL = (
@@ -62,7 +62,7 @@ SLACK = 2.0
 class Overlap:
     """Pass that reorders ops so that collectives run while other ops compute.
 
-    headroom: bytes by which it may raise a graph's peak memory; None: `headroom_of` the graph.
+    headroom: bytes by which it may raise a graph's peak memory; None uses `headroom_of` the graph.
     """
 
     enabled: bool = True
@@ -70,41 +70,51 @@ class Overlap:
     name: str = "overlap"
 
     def apply(self, program: Program) -> Program:
-        clock = Clock(program.symbols, program.mesh)
+        timing = TimingModel(program.symbols, program.mesh)
         for region in program.regions.values() if self.enabled else ():
-            forward = overlapped(region.forward, region.saved, clock, self.headroom)
-            backward = region.backward and overlapped(region.backward, (), clock, self.headroom)
+            forward = overlap_collectives(region.forward, region.saved, timing, self.headroom)
+            backward = region.backward and overlap_collectives(
+                region.backward, (), timing, self.headroom
+            )
             if forward is not region.forward or backward is not region.backward:
                 program = program.with_region(replace(region, forward=forward, backward=backward))
         return program
 
 
-def overlapped(
-    module: fx.GraphModule, live_out: Collection[str], clock: Clock, headroom: int | None = None
+def overlap_collectives(
+    module: fx.GraphModule,
+    live_out: Collection[str],
+    timing: TimingModel,
+    headroom: int | None = None,
 ) -> fx.GraphModule:
     """Return the graph with asynchronous collectives, in the order with the least estimated time.
 
-    Returns `module` itself if nothing is gained. live_out: names of values that outlive the graph.
-    clock: gives the times of ops. headroom: see `Overlap`.
+    If no order is faster, `module` itself is returned.
+
+    live_out: names of values that outlive the graph in addition to its output.
+    headroom: see `Overlap`.
     """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
-    before = peak_bytes(module.graph, live_out, clock.symbols)
-    headroom = headroom_of(module.graph, clock.symbols) if headroom is None else headroom
+    before = peak_bytes(module.graph, live_out, timing.symbols)
+    headroom = headroom_of(module.graph, timing.symbols) if headroom is None else headroom
     graph = copy_graph(module)
     _split(graph)
-    best, soonest = None, timeline(ops_in(module.graph), clock).seconds
+    best, least_seconds = None, timeline(ops_in(module.graph), timing).seconds
     for limit in (before + headroom, before, None):
-        order = _Scheduler(graph, live_out, clock, limit).run()
-        done = timeline(order, clock).seconds
-        peak = peak_bytes(graph, live_out, clock.symbols, order)
-        if done < soonest * (1 - 1e-9) and peak <= before + headroom:
-            best, soonest = order, done
-    return module if best is None else finish(_rebuilt(graph, best), keep=live_out)
+        order = _Scheduler(graph, live_out, timing, limit).run()
+        done = timeline(order, timing).seconds
+        peak = peak_bytes(graph, live_out, timing.symbols, order)
+        if done < least_seconds * (1 - 1e-9) and peak <= before + headroom:
+            best, least_seconds = order, done
+    return module if best is None else finish(_rebuild(graph, best), live_out=live_out)
 
 
 def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
-    """Return the default headroom of a graph in bytes: see the top of this file."""
+    """Return three times the bytes of operands and results of the graph's largest collective.
+
+    This is the default headroom; it is 0 without collectives.
+    """
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
         for node in ops_in(graph)
@@ -117,12 +127,14 @@ def _split(graph: fx.Graph) -> None:
     """Replace every collective by a start and a wait."""
     build = Builder(graph)
     for node in [node for node in ops_in(graph) if is_collective(node)]:
-        halves, given = BY_WHOLE[op_of(node)], attributes(node)
+        halves, options = BY_COLLECTIVE[op_of(node)], attributes(node)
         with graph.inserting_before(node):
             build.where = node.meta["where"]
-            started = build.op(halves.start, *operands(node), name=f"{node.name}_started", **given)
-            given.pop("size", None)
-            wait = build.op(halves.wait, started, name=node.name, **given)
+            started = build.op(
+                halves.start, *operands(node), name=f"{node.name}_started", **options
+            )
+            options.pop("size", None)
+            wait = build.op(halves.wait, started, name=node.name, **options)
         node.replace_all_uses_with(wait)
         graph.erase_node(node)
         rename(wait, node.name)
@@ -141,42 +153,42 @@ class _Scheduler:
     """
 
     def __init__(
-        self, graph: fx.Graph, live_out: Collection[str], clock: Clock, limit: int | None
+        self, graph: fx.Graph, live_out: Collection[str], timing: TimingModel, limit: int | None
     ) -> None:
-        self.graph, self.clock, self.limit = graph, clock, limit
-        self.live = Live(graph, live_out, clock.symbols)
-        self.left = [node for node in ops_in(graph) if not _is_lazy(node)]
-        self.index = {node: index for index, node in enumerate(self.left)}
-        self.needs = {node: frozenset(_sources(node)) for node in self.left}
-        self.turns: dict[str, list[fx.Node]] = {}  # axis → collectives still to be scheduled on it
-        for node in self.left:
+        self.graph, self.timing, self.limit = graph, timing, limit
+        self.live = LiveMemory(graph, live_out, timing.symbols)
+        self.pending = [node for node in ops_in(graph) if not _is_lazy(node)]
+        self.index = {node: index for index, node in enumerate(self.pending)}
+        self.needs = {node: frozenset(_sources(node)) for node in self.pending}
+        self.queues: dict[str, list[fx.Node]] = {}  # axis → collectives still to be scheduled on it
+        for node in self.pending:
             if (axis := _axis(node)) is not None:
-                self.turns.setdefault(axis, []).append(node)
+                self.queues.setdefault(axis, []).append(node)
         self.urgent = self._urgent()
-        self.waits: dict[str, list[fx.Node]] = {axis: [] for axis in self.turns}  # of the started
-        self.placed: set[fx.Node] = set()
+        self.waits: dict[str, list[fx.Node]] = {axis: [] for axis in self.queues}  # of the started
+        self.scheduled: set[fx.Node] = set()
         self.order: list[fx.Node] = []
         self.done: dict[fx.Node, float] = {}  # op → time at which its result is available
         self.now = 0.0
-        self.free = dict.fromkeys(self.turns, 0.0)  # axis → time at which it is free
+        self.free = dict.fromkeys(self.queues, 0.0)  # axis → time at which it is free
 
     def run(self) -> list[fx.Node]:
-        while self.left:
-            self._place(self._next())
+        while self.pending:
+            self._schedule(self._next())
         for node in ops_in(self.graph):  # values that only the caller reads
-            self._ready(node)
+            self._schedule_lazy(node)
         return self.order
 
     def _next(self) -> fx.Node:
         if self.limit is None:
-            return self.left[0]
-        able = sorted(filter(self._able, self.left), key=self._preference)
-        fitting = (node for node in able if self.live.during(node) <= self.limit)
-        return next(fitting, self.left[0])
+            return self.pending[0]
+        ready = sorted(filter(self._is_ready, self.pending), key=self._preference)
+        fitting = (node for node in ready if self.live.during(node) <= self.limit)
+        return next(fitting, self.pending[0])
 
-    def _able(self, node: fx.Node) -> bool:
-        turn = self.turns.get(_axis(node) or "", [node])
-        return self.needs[node] <= self.placed and turn[0] is node
+    def _is_ready(self, node: fx.Node) -> bool:
+        queue = self.queues.get(_axis(node) or "", [node])
+        return self.needs[node] <= self.scheduled and queue[0] is node
 
     def _preference(self, node: fx.Node) -> tuple[float, bool, bool, int]:
         begin = self._begin(node)
@@ -185,13 +197,13 @@ class _Scheduler:
     def _begin(self, node: fx.Node) -> float:
         return max([self.now, *(self.done[source] for source in self.needs[node])])
 
-    def _place(self, node: fx.Node) -> None:
+    def _schedule(self, node: fx.Node) -> None:
         self.now = self._begin(node)
         for operand in operands_of(node):
-            self._ready(producer(operand)[0])
+            self._schedule_lazy(producer(operand)[0])
         self._append(node)
-        self.left.remove(node)
-        seconds, axis = self.clock.seconds(node), _axis(node)
+        self.pending.remove(node)
+        seconds, axis = self.timing.seconds(node), _axis(node)
         if is_start(node):
             assert axis is not None
             self.done[node] = self.free[axis] = max(self.now, self.free[axis]) + SLACK * seconds
@@ -199,15 +211,15 @@ class _Scheduler:
         else:
             self.now = self.done[node] = self.now + seconds
         if axis is not None:
-            self.turns[axis].pop(0)
+            self.queues[axis].pop(0)
             self.urgent = self._urgent()
 
-    def _ready(self, node: fx.Node) -> None:
+    def _schedule_lazy(self, node: fx.Node) -> None:
         """Schedule a view or wait, after the views and waits it reads, unless already scheduled."""
-        if node.op == "placeholder" or node in self.placed:
+        if node.op == "placeholder" or node in self.scheduled:
             return
         for operand in operands_of(node):
-            self._ready(producer(operand)[0])
+            self._schedule_lazy(producer(operand)[0])
         if is_wait(node):  # first in, first out
             waits = self.waits[attributes(node)["axis"]]
             while waits and node in waits:
@@ -217,13 +229,13 @@ class _Scheduler:
 
     def _append(self, node: fx.Node) -> None:
         self.order.append(node)
-        self.placed.add(node)
+        self.scheduled.add(node)
         self.live.run(node)
 
     def _urgent(self) -> set[fx.Node]:
         """Return the ops on which the next collective of each axis depends."""
         found: set[fx.Node] = set()
-        ahead = [turn[0] for turn in self.turns.values() if turn]
+        ahead = [queue[0] for queue in self.queues.values() if queue]
         while ahead:
             node = ahead.pop()
             if node not in found:
@@ -245,16 +257,16 @@ def _sources(node: fx.Node) -> Iterator[fx.Node]:
             yield from _sources(source) if _is_lazy(source) else (source,)
 
 
-def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
+def _rebuild(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
     """Return the graph in this order; collectives that overlap nothing become synchronous again."""
     new, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in placeholders(graph):
         copies[node] = new.node_copy(node)
-    bare = set(_bare(order))
+    unoverlapped = set(_unoverlapped(order))
     for node in order:
-        if node in bare and is_start(node):
-            copies[node] = _whole(new, node, copies)
-        elif node in bare:
+        if node in unoverlapped and is_start(node):
+            copies[node] = _synchronous(new, node, copies)
+        elif node in unoverlapped:
             copies[node] = copies[operands_of(node)[0]]
         else:
             copies[node] = new.node_copy(node, copies.__getitem__)
@@ -265,7 +277,7 @@ def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
     return new
 
 
-def _bare(order: Sequence[fx.Node]) -> Iterator[fx.Node]:
+def _unoverlapped(order: Sequence[fx.Node]) -> Iterator[fx.Node]:
     """Yield starts without computation before their waits, and those waits."""
     computed, at = 0, dict[fx.Node, int]()
     for node in order:
@@ -279,10 +291,10 @@ def _bare(order: Sequence[fx.Node]) -> Iterator[fx.Node]:
             computed += 1
 
 
-def _whole(graph: fx.Graph, start: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+def _synchronous(graph: fx.Graph, start: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
     build, halves = Builder(graph), BY_START[op_of(start)]
     (wait,) = start.users
-    given = [copies[operand] for operand in operands_of(start)]
+    options = [copies[operand] for operand in operands_of(start)]
     return build.op(
-        halves.whole, *given, name=wait.name, where=start.meta["where"], **attributes(start)
+        halves.synchronous, *options, name=wait.name, where=start.meta["where"], **attributes(start)
     )

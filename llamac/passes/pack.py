@@ -4,8 +4,8 @@ One large GEMM uses a GPU (or a CPU's cores) better than three small ones, and i
 three input gradients inside the matmul. Checkpoints keep the canonical names: the parameter table
 records the rows of each canonical weight in the packed one.
 
-The A matrices of adapters on such linears are merged in the same way (wqkv_lora_a), whichever of
-the linears have one. The B matrices, which read different values, are not.
+The A matrices of LoRA adapters on such linears are merged in the same way (wqkv_lora_a), even if
+only some of the linears have one. The B matrices read different values and are not merged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The compiler's pipeline: the list of passes, run in order with a verifier after each."""
+"""The pipeline: all passes, in order, with the verifier after each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.async_tensor import AsyncTensor
-from llamac.passes.budget import Budget, Decided, Limit
+from llamac.passes.budget import Budget, FixedSavedSets, Limit
 from llamac.passes.cache import Cache
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
@@ -31,26 +31,27 @@ if TYPE_CHECKING:
 
 
 class Pass(Protocol):
-    """Interface of a pass, a frozen dataclass whose fields are its options."""
+    """Interface of a pass: a frozen dataclass whose fields are its options."""
 
     @property
     def name(self) -> str: ...
 
     def apply(self, program: Program) -> Program:
-        """Return the rewritten Program; the given one stays as it is."""
+        """Return the rewritten Program without changing the given one."""
         ...
 
 
 SavedSets = tuple[tuple[str, ...], ...]
-"""Names of the values that each variant of a layer saves, under a memory budget."""
+"""Names of the values that each variant of a layer saves."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A pass of the pipeline.
+    """Entry of the pipeline's list.
 
-    kind: its class. make: builds it with the spec's options; the second argument is as `decided` of
-    `stages`. optional: whether `--disable` may remove the pass.
+    kind: class of the pass.
+    make: builds the pass from the spec and, for `checkpoint`, the fixed saved sets of `stages`.
+    optional: whether `--disable` may remove the pass.
     """
 
     kind: type[Any]
@@ -65,7 +66,7 @@ ROWS = (
     Row(Context, lambda spec, _: Context(ranks=spec.parallel.context)),
     Row(Shard, lambda spec, _: Shard(spec.parallel.tensor, spec.parallel.sequence)),
     Row(Differentiate, lambda spec, _: Differentiate()),
-    Row(ActivationCheckpoint, lambda spec, decided: _checkpoint(spec, decided)),
+    Row(ActivationCheckpoint, lambda spec, fixed_sets: _checkpoint(spec, fixed_sets)),
     Row(Cut, lambda spec, _: Cut(stages=spec.parallel.stages)),
     Row(AsyncTensor, lambda spec, _: AsyncTensor(enabled=spec.parallel.async_tensor)),
     Row(Overlap, lambda spec, _: Overlap(enabled=spec.parallel.overlap)),
@@ -76,9 +77,9 @@ OPTIONAL = tuple(row.kind.name for row in ROWS if row.optional)
 NAMES = (Lower.name, *(row.kind.name for row in ROWS))
 
 
-def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
-    """Return the passes after `lower`, in order, with the spec's options. decided: see `stages`."""
-    return tuple(row.make(spec, decided) for row in ROWS)
+def passes_for(spec: Spec, fixed_sets: SavedSets = ()) -> tuple[Pass, ...]:
+    """Return the passes after `lower`, with the spec's options. fixed_sets: as for `stages`."""
+    return tuple(row.make(spec, fixed_sets) for row in ROWS)
 
 
 def _select_kernels(spec: Spec) -> Pass:
@@ -94,12 +95,12 @@ def _select_kernels(spec: Spec) -> Pass:
     )
 
 
-def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
+def _checkpoint(spec: Spec, fixed_sets: SavedSets) -> Pass:
     recompute, parallel = spec.recompute, spec.parallel
     if recompute.budget is None:
         return ActivationCheckpoint(policy=recompute.policy)
-    if decided:
-        return Decided(decided)
+    if fixed_sets:
+        return FixedSavedSets(fixed_sets)
     return Budget(
         Limit(
             nbytes=recompute.budget,
@@ -120,7 +121,8 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
 class Stage:
     """The Program after one pass.
 
-    name: the pass. seconds, verifying: wall time of the pass and of the verification after it.
+    name: name of the pass.
+    seconds: wall time of the pass. verifying: wall time of the verifier after it, in seconds.
     """
 
     name: str
@@ -133,20 +135,22 @@ def stages(
     spec: Spec,
     disable: Collection[str] = (),
     stop_after: str = "",
-    decided: SavedSets = (),
+    fixed_sets: SavedSets = (),
 ) -> Iterator[Stage]:
-    """Compile a spec and yield the verified Program after each pass.
+    """Compile a spec, yielding the verified Program after each pass.
 
-    Raises VerificationError, and what passes raise: NoKernelError and BudgetError.
+    Raises VerificationError if a pass breaks a rule of the IR, NoKernelError if the requested
+    attention kernel cannot run, and BudgetError if no saved sets fit the memory budget.
 
     Args:
         spec: The spec to compile.
-        disable: Names of passes to leave out.
-        stop_after: Name of the last pass to run; empty: all.
-        decided: Saved sets that `saved_sets` found for another spec, used in place of a budget.
+        disable: Names of passes to skip.
+        stop_after: Name of the last pass to run; "" runs all.
+        fixed_sets: Saved sets to use in place of solving a budget, such as those that `saved_sets`
+            returned for another spec.
     """
     program = None
-    for step in (Lower(), *passes_for(spec, decided)):
+    for step in (Lower(), *passes_for(spec, fixed_sets)):
         if step.name not in disable:
             start = time.perf_counter()
             program = step.apply(spec if program is None else program)  # type: ignore[arg-type]
@@ -158,32 +162,32 @@ def stages(
 
 
 def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the Program after the last pass. disable, errors: as in `stages`."""
+    """Return the Program after the last pass. disable, errors: as for `stages`."""
     *_, last = stages(spec, disable)
     return last.program
 
 
-def on_one_rank(spec: Spec) -> Spec:
-    """Return the spec with all parallel degrees 1 and no memory budget, for generation."""
-    trains = {"recompute.policy": "selective", "recompute.budget": None}
-    return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
+def single_rank_spec(spec: Spec) -> Spec:
+    """Return the spec with all parallel degrees 1 and without a memory budget, for generation."""
+    recompute = {"recompute.policy": "selective", "recompute.budget": None}
+    return spec.replace(WHOLE | (recompute if spec.recompute.budget else {}))
 
 
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the Program that generates text on one rank, whatever layout the spec trains on.
+    """Return the Program that generates text on one rank, whatever the spec's parallel layout.
 
-    disable, errors: as in `stages`.
+    disable, errors: as for `stages`.
     """
-    *_, last = stages(on_one_rank(spec), disable, stop_after=SelectKernels.name)
+    *_, last = stages(single_rank_spec(spec), disable, stop_after=SelectKernels.name)
     program = Cache(spec.model.sliding_window).apply(last.program)
     verify(program)
     return program
 
 
 def saved_sets(spec: Spec) -> SavedSets:
-    """Return the names that each variant of a layer saves under `recompute.budget`.
+    """Return the values that each variant of a layer saves under `recompute.budget`.
 
-    Empty if the spec sets no budget. Raises BudgetError if nothing fits it.
+    Empty if the spec sets no budget. Raises BudgetError if no saved sets fit it.
     """
     if spec.recompute.budget is None:
         return ()

@@ -24,10 +24,11 @@ from llamac.ir.types import TensorType
 
 
 class Rebuild:
-    """Rewriter of one region's forward graph, which keeps names and infers types anew.
+    """Base class of rewriters that copy a forward graph op by op, with the same names.
 
-    A subclass sets `rules`: op name → rule; `rule(self, node)` returns the values that replace the
-    op's, one node or a tuple. Other ops are copied.
+    A subclass sets `rules`: op name → rule. `rule(self, node)` adds ops to `self.build` and returns
+    the value that replaces the op's result, or a tuple of values for several results. Ops without a
+    rule are copied, with types inferred from the new operands.
     """
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -38,7 +39,7 @@ class Rebuild:
         self.values: dict[fx.Node, Any] = {}  # old → new
 
     def forward(self) -> fx.GraphModule:
-        """Return the rewritten graph. Raises TypeRuleError if types do not fit."""
+        """Return the rewritten graph. Raises TypeRuleError if an op's operands do not fit."""
         for node in self.region.forward.graph.nodes:
             self.build.where = node.meta.get("where", "")
             if node.op == "placeholder":
@@ -55,15 +56,15 @@ class Rebuild:
         return self.build.output(self.values[output_of(self.region.forward.graph)])
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
-        """Return the type of the new placeholder for `node`; by default the old one's."""
+        """Return the type of the placeholder that replaces `node`; by default its own type."""
         return type_of(node)
 
     def new(self, node: fx.Node) -> tuple[Any, ...]:
-        """Return the new graph's nodes for an old op's operands."""
+        """Return the new graph's values for the operands of an op of the old graph."""
         return tuple(value and self.values[value] for value in operands(node))
 
     def same(self, node: fx.Node, **changed: Any) -> Any:
-        """Add the same op on the new operands and return its value. changed: new attributes."""
+        """Copy an op to the new graph and return its result. changed: attributes to replace."""
         name = result_names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}
@@ -71,7 +72,7 @@ class Rebuild:
 
 
 def result_names(node: fx.Node) -> tuple[str, ...]:
-    """Return the names of an op's results; unused ones get default names."""
+    """Return the names of an op's results, with the op's default names for unused ones."""
     usual = op_of(node).results or ("_",) * len(results(node))
     return tuple(
         name if value is None else value.name

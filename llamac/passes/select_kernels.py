@@ -1,7 +1,7 @@
 """select_kernels: chooses the attention kernel and notes why each other one was rejected.
 
-Candidates are tried in order of priority, as in xformers' dispatcher; the first without objections
-is chosen. `spec/rules/attention_kernels.py` says what each kernel can run.
+Candidates are tried in order of priority, as in xformers' dispatcher, and the first without
+objections is chosen. `spec/rules/attention_kernels.py` lists what each kernel supports.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from llamac.ops.attention import attention
 from llamac.spec.rules.attention_kernels import expected_device, objections
 
 PREFERRED = ("xformers", "flex", "sdpa", "cudnn", "math")
-"""Candidates in order of preference; on Hopper and later, cuDNN comes first."""
+"""Kernels in order of preference; on Hopper and later, cuDNN comes first."""
 
 
 class NoKernelError(ValueError):
-    """The kernel that the spec requests does not support the spec's model, device or dtype.
+    """The requested kernel does not support the model, device or dtype of the spec.
 
-    The message gives each reason and what to change.
+    The message lists the reasons and what to change.
     """
 
     exit_code = 2
@@ -32,10 +32,12 @@ class NoKernelError(ValueError):
 class SelectKernels:
     """Pass that chooses the attention kernel.
 
-    attention: `auto` or a kernel's name. device: `cpu`, `cuda`, or `auto` if unknown until run
-    time. chunks: number of chunks into which context parallelism splits a sequence. hopper: whether
-    the GPU is a Hopper or later. deterministic: whether sums must have a fixed order.
-    no_graphs: reasons against a CUDA graph of each micro-batch, if there are any.
+    attention: `auto`, or the name of the requested kernel.
+    device: `cpu`, `cuda`, or `auto` if it is known only when training starts.
+    chunks: number of chunks into which context parallelism splits a sequence.
+    hopper: whether the GPU is a Hopper or later.
+    deterministic: whether kernels must sum in a fixed order.
+    no_graphs: reasons why micro-batches cannot be captured as a CUDA graph; only noted.
     """
 
     attention: str

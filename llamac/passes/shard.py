@@ -1,17 +1,17 @@
 """shard: Megatron's tensor parallelism, with or without sequence parallelism.
 
-    column   wq wk wv w1 w3, vocabulary    each rank has rows: heads, features or tokens
-    row      wo w2                         each rank has columns, and its product is a partial sum
+    column   wq wk wv w1 w3, vocabulary    each rank has some rows: heads, features or tokens
+    row      wo w2                         each rank has some columns and computes a partial sum
 
-An adapter's B is split like the rows of a column-parallel linear, its A like the columns of a
+A LoRA adapter's B is split like the rows of a column-parallel linear, its A like the columns of a
 row-parallel one; the other half is replicated, and its gradient is a partial sum that the trainer
 reduces once per step, so adapters add no collective.
 
 With sequence parallelism, the residual stream is all-gathered before column-parallel linears and
-reduce-scattered after row-parallel ones, so that norms and residual additions work on a rank's
-positions only (Korthikanti et al. 2022, fig. 5). Without it, row-parallel linears are followed by
-all_reduce (Shoeybi et al. 2019, fig. 3). The pass runs before `differentiate`, so that the
-backward's collectives are the adjoints of these.
+reduce-scattered after row-parallel ones, so that norms and residual additions process only the
+rank's positions (Korthikanti et al. 2022, fig. 5). Without it, an all_reduce follows row-parallel
+linears (Shoeybi et al. 2019, fig. 3). The pass runs before `differentiate`, so that the collectives
+of the backward graph are the adjoints of these.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from llamac.ops.collectives import (
     all_gather,
     all_reduce,
     broadcast,
-    part,
     reduce_scatter,
+    shard_size,
     take_part,
 )
 from llamac.ops.context import context_attention
@@ -66,12 +66,15 @@ PARALLEL = {
     log_probability.name: parallel_log_probability,
     linear_log_probability.name: parallel_linear_log_probability,
 }
-"""Vocabulary-parallel forms of the losses."""
+"""Losses and their vocabulary-parallel forms."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Pass of tensor parallelism over `tensor` ranks. sequence: also use sequence parallelism."""
+    """Pass that applies tensor parallelism.
+
+    tensor: number of ranks. sequence: whether to apply sequence parallelism as well.
+    """
 
     tensor: int
     sequence: bool
@@ -82,7 +85,7 @@ class Shard:
             return program
         copies = max(1, self.tensor // _kv_heads(program))
         parameters = {
-            name: _held(parameter, self.tensor, copies)
+            name: _rank_parameter(parameter, self.tensor, copies)
             for name, parameter in program.parameters.items()
         }
         positions = "S/cp" if "S/cp" in program.symbols else "S"
@@ -117,19 +120,19 @@ def _split_dim(name: str) -> int | None:
     return 1 if last in ROW and half != "b" else None
 
 
-def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
+def _rank_parameter(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
     """Return the parameter-table entry of one rank."""
     dim, kind = _split_dim(parameter.name), parameter.type
     if dim is None:
         return parameter
     if dim == 1:
-        kind = kind.with_shape(kind.shape[0], part(kind.shape[1], ranks, AXIS))
-        return replace(parameter, type=kind.placed(AXIS, "S(1)"))
+        kind = kind.with_shape(kind.shape[0], shard_size(kind.shape[1], ranks, AXIS))
+        return replace(parameter, type=kind.with_placement(AXIS, "S(1)"))
     pieces = tuple(
         replace(piece, copies=kv_copies if _is_kv(piece) else 1) for piece in parameter.pieces
     )
-    rows = sum(piece.part(ranks) for piece in pieces)
-    kind = kind.with_shape(rows, *kind.shape[1:]).placed(AXIS, "S(0)")
+    rows = sum(piece.rank_rows(ranks) for piece in pieces)
+    kind = kind.with_shape(rows, *kind.shape[1:]).with_placement(AXIS, "S(0)")
     return replace(parameter, type=kind, pieces=pieces)
 
 
@@ -150,12 +153,12 @@ class _ShardRebuild(Rebuild):
     ) -> None:
         super().__init__(region)
         self.parameters, self.ranks, self.sequence = parameters, ranks, sequence
-        self.wholes: dict[
+        self.gathered: dict[
             fx.Node, fx.Node
         ] = {}  # old value of the residual stream → its gathered form
         self.segments: dict[fx.Node, Segments] = {}  # by old value
         # Partial sums that an adapter adds to before they are reduced → the bias added afterwards.
-        self.unsummed: dict[fx.Node, list[fx.Node]] = {}
+        self.partial_sums: dict[fx.Node, list[fx.Node]] = {}
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
         kind = type_of(node)
@@ -164,24 +167,24 @@ class _ShardRebuild(Rebuild):
         if node.name != STREAM or not self.sequence:
             return kind
         batch, positions, *rest = kind.shape
-        kind = kind.with_shape(batch, part(positions, self.ranks, AXIS), *rest)
-        return kind.placed(AXIS, "S(1)")
+        kind = kind.with_shape(batch, shard_size(positions, self.ranks, AXIS), *rest)
+        return kind.with_placement(AXIS, "S(1)")
 
     # -- between the stream and the ranks' parts ------------------------------------------------
 
-    def _whole(self, value: fx.Node) -> fx.Node:
+    def _gather(self, value: fx.Node) -> fx.Node:
         """Return a value of the residual stream, gathered over ranks."""
-        if value not in self.wholes:
+        if value not in self.gathered:
             x = self.values[value]
             if self.sequence:
                 options = {"axis": AXIS, "dim": 1, "size": self.ranks}
                 whole = self.build.op(all_gather, x, name=f"{value.name}_gathered", **options)
             else:
                 whole = self.build.op(broadcast, x, name=f"{value.name}_shared", axis=AXIS)
-            self.wholes[value] = whole
-        return self.wholes[value]
+            self.gathered[value] = whole
+        return self.gathered[value]
 
-    def _summed(self, partial: fx.Node, name: str) -> fx.Node:
+    def _reduce(self, partial: fx.Node, name: str) -> fx.Node:
         """Reduce a partial sum over ranks, scattering positions under sequence parallelism."""
         if self.sequence:
             options = {"axis": AXIS, "dim": 1, "size": self.ranks}
@@ -196,9 +199,9 @@ class _ShardRebuild(Rebuild):
         if parameter.type.placement(AXIS) == "S(1)":
             return self._row_linear(node, x, weight, bias)
         ranks = self.ranks if parameter.type.placement(AXIS) == "S(0)" else 1
-        self.segments[node] = tuple((p.rows, p.part(ranks)) for p in parameter.pieces)
+        self.segments[node] = tuple((p.rows, p.rank_rows(ranks)) for p in parameter.pieces)
         rest = (self.values[value] for value in (weight, *bias))
-        y = self.build.op(linear, self._whole(x), *rest, name=node.name)
+        y = self.build.op(linear, self._gather(x), *rest, name=node.name)
         if self.region.name == "logits":
             return self._gathered_logits(y, node)
         return y
@@ -209,22 +212,22 @@ class _ShardRebuild(Rebuild):
         new_x, new_weight = self.values[x], self.values[weight]
         partial = self.build.op(linear, new_x, new_weight, name=f"{node.name}_partial")
         if any(is_op(reader, add_linear, scale_by) for reader in node.users):
-            self.unsummed[node] = bias
+            self.partial_sums[node] = bias
             return partial
         return self._row_sum(node, partial, bias)
 
     def _add_linear(self, node: fx.Node) -> fx.Node:
         y, *_ = operands(node)
-        if y in self.unsummed:
+        if y in self.partial_sums:
             partial = self.build.op(add_linear, *self.new(node), name=f"{node.name}_partial")
-            return self._row_sum(node, partial, self.unsummed[y])
+            return self._row_sum(node, partial, self.partial_sums[y])
         self.segments[node] = self.segments[y]
         return self.same(node)
 
     def _row_sum(self, node: fx.Node, partial: fx.Node, bias: list[fx.Node]) -> fx.Node:
         if not bias:
-            return self._summed(partial, node.name)
-        summed = self._summed(partial, f"{node.name}_summed")
+            return self._reduce(partial, node.name)
+        summed = self._reduce(partial, f"{node.name}_summed")
         return self.build.op(add_bias, summed, self.values[bias[0]], name=node.name)
 
     def _gathered_logits(self, logits: fx.Node, node: fx.Node) -> fx.Node:
@@ -236,14 +239,14 @@ class _ShardRebuild(Rebuild):
 
     def _split_heads(self, node: fx.Node) -> fx.Node:
         (x,), size = operands(node), attributes(node)["head_dim"]
-        found = self.segments[x]
-        self.segments[node] = tuple((whole // size, held // size) for whole, held in found)
+        segments = self.segments[x]
+        self.segments[node] = tuple((whole // size, held // size) for whole, held in segments)
         return self.same(node)
 
     def _rope(self, node: fx.Node) -> fx.Node:
-        found = self.segments[node] = self.segments[operands(node)[0]]
+        segments = self.segments[node] = self.segments[operands(node)[0]]
         heads = attributes(node).get("heads")
-        return self.same(node, **({} if heads is None else {"heads": _held_size(found, heads)}))
+        return self.same(node, **({} if heads is None else {"heads": _rank_size(segments, heads)}))
 
     def _head_rms_norm(self, node: fx.Node) -> fx.Node:
         self.segments[node] = self.segments[operands(node)[0]]
@@ -251,18 +254,18 @@ class _ShardRebuild(Rebuild):
 
     def _scale_by(self, node: fx.Node) -> fx.Node:
         (x,) = operands(node)
-        if x not in self.unsummed:
+        if x not in self.partial_sums:
             self.segments[node] = self.segments[x]
         return self.same(node)
 
     def _split(self, node: fx.Node) -> Any:
-        left, sizes = list(self.segments[operands(node)[0]]), []
+        remaining, sizes = list(self.segments[operands(node)[0]]), []
         for size, value in zip(attributes(node)["sizes"], results(node), strict=True):
-            sizes.append(_held_size(tuple(left), size))
+            sizes.append(_rank_size(tuple(remaining), size))
             assert value is not None
             self.segments[value] = ((size, sizes[-1]),)
             while size:
-                size -= left.pop(0)[0]
+                size -= remaining.pop(0)[0]
         return self.same(node, sizes=tuple(sizes))
 
     def _embedding(self, node: fx.Node) -> fx.Node:
@@ -270,7 +273,7 @@ class _ShardRebuild(Rebuild):
         partial = self.build.op(
             parallel_embedding, tokens, table, axis=AXIS, name=f"{node.name}_partial"
         )
-        return self._summed(partial, node.name)
+        return self._reduce(partial, node.name)
 
     def _add_positions(self, node: fx.Node) -> fx.Node:
         x, table = (self.values[value] for value in operands(node))
@@ -283,7 +286,7 @@ class _ShardRebuild(Rebuild):
         x, weight, labels = operands(node)
         return self.build.op(
             PARALLEL[op_of(node).name],
-            self._whole(x),
+            self._gather(x),
             self.values[weight],
             self.values[labels],
             name=node.name,
@@ -320,13 +323,13 @@ class _ShardRebuild(Rebuild):
     }
 
 
-def _held_size(segments: Segments, whole: int) -> int:
+def _rank_size(segments: Segments, whole: int) -> int:
     """Return a rank's share of the first `whole` elements along a sharded dimension."""
     rows = 0
-    for size, part_of_it in segments:
+    for size, rank_size in segments:
         if whole <= 0:
             break
         whole -= size
-        rows += part_of_it
+        rows += rank_size
     assert whole == 0, "a split begins or ends inside a parameter"
     return rows

@@ -17,8 +17,8 @@ from torch import Tensor, fx
 from llamac.emit.importing import import_emitted
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import output_of, placeholders, type_of
-from llamac.ir.parts import ALONE, gather
 from llamac.ir.program import Program
+from llamac.ir.shards import SINGLE_RANK, local_parameter
 from llamac.runtime.kernels.documents import document_starts
 from llamac.runtime.kernels.rope import rope_tables
 from llamac.runtime.parameters import canonical_views
@@ -121,7 +121,9 @@ class _Program:
     def _graph(self, graph: fx.Graph, layer: int | None, given: Mapping[str, Tensor]) -> Tensor:
         table = self.program.parameters
         own = {
-            node.name: gather(table[node.meta["param"]], self.weights, layer, {}, ALONE)
+            node.name: local_parameter(
+                table[node.meta["param"]], self.weights, layer, {}, SINGLE_RANK
+            )
             for node in placeholders(graph, "param")
         }
         return run_graph(graph, {**given, **own})[output_of(graph).name]

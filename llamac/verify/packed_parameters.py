@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from llamac.ir.parts import ALONE, gather
 from llamac.ir.program import Program
+from llamac.ir.shards import SINGLE_RANK, local_parameter
 
 Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 """Function from (name, packed tensor) to views of its canonical parameters by name."""
@@ -26,7 +26,7 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
             stored += names
             if strange := [name for name in names if name not in weights]:
                 return f"{parameter.name} contains {strange[0]}, which the model does not have"
-            packed = gather(parameter, weights, layer, {}, ALONE)
+            packed = local_parameter(parameter, weights, layer, {}, SINGLE_RANK)
             if packed.shape != parameter.type.shape:
                 return f"{parameter.name} is {parameter.type}, its pieces {list(packed.shape)}"
             parts = packed.split([piece.rows for piece in parameter.pieces])

@@ -103,7 +103,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     One rank itself is compared with the eager reference in float64. counts: numbers of ranks whose
     layouts are tried. emit: returns the files of a spec and its stages.
     """
-    twin, decided = divisible(spec), saved_sets(spec)
+    twin, fixed_sets = divisible(spec), saved_sets(spec)
     objective = Objective(twin.finetune)
     whole = twin.replace({"batch.micro_batch": SEQUENCES})
     oracle = consult(whole, gradient=objective.gradient)
@@ -114,7 +114,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     task["reference"] = objective.reference.float()
     with RankServer() as server:
         try:
-            single = _run(server, emit(twin, list(stages(twin, decided=decided))), twin, task)
+            single = _run(server, emit(twin, list(stages(twin, fixed_sets=fixed_sets))), twin, task)
         except RuntimeError as error:
             yield Found("one rank", {}, problem=str(error))
             return
@@ -129,7 +129,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
                     yield Found(name, {}, refused=error.diagnostics[0].message)
                     continue
                 try:
-                    made = list(stages(layout, decided=decided))
+                    made = list(stages(layout, fixed_sets=fixed_sets))
                     found = _run(server, emit(layout, made), layout, task)
                     yield Found(name, errors(found, single, NEGLIGIBLE_FP32))
                 except RuntimeError as error:

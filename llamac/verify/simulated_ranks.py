@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from llamac.ir.parts import ranks
+from llamac.ir.shards import rank_coordinates
 
 T = TypeVar("T")
 TIMEOUT = 120.0
@@ -58,7 +58,7 @@ class SimulatedGroup:
 
     def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
         self.axis, self.size, self.here = axis, mesh[axis], here
-        self.meetings = {self._key(at): _Meeting(self.size) for at in ranks(mesh)}
+        self.meetings = {self._key(at): _Meeting(self.size) for at in rank_coordinates(mesh)}
 
     def _key(self, at: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(number for axis, number in at.items() if axis != self.axis)
@@ -125,8 +125,8 @@ def on_ranks(
     before = dict(groups)
     groups.update(simulated)
     try:
-        with ThreadPoolExecutor(len(ranks(mesh))) as pool:
-            jobs = [pool.submit(run, at) for at in ranks(mesh)]
+        with ThreadPoolExecutor(len(rank_coordinates(mesh))) as pool:
+            jobs = [pool.submit(run, at) for at in rank_coordinates(mesh)]
         if failures:
             raise failures[0]
         return [job.result() for job in jobs]

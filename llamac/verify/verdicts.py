@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.ir.execute import evaluate, logits, loss_and_held_gradients
-from llamac.ir.parts import Coordinates, canonical_gradients, ranks
+from llamac.ir.execute import evaluate, logits, loss_and_local_gradients
 from llamac.ir.program import Program
+from llamac.ir.shards import Coordinates, canonical_gradients, rank_coordinates
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.cache import Cache
 from llamac.passes.differentiate import Differentiate
@@ -63,7 +63,7 @@ class Verdict:
         return bool(self.problem) or not self.worst[1] <= TOLERANCE
 
 
-def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
+def verdicts(twin: Spec, emit: Emit, fixed_sets: SavedSets = ()) -> Iterator[Verdict]:
     """Yield one verdict per stage, in order, then one for the emitted model.py.
 
     emit: returns the files of a spec and its stages. decided: saved sets that the memory budget of
@@ -72,7 +72,7 @@ def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdic
     oracle = consult(twin)
     made: list[Stage] = []
     try:
-        for stage in stages(twin, decided=decided):
+        for stage in stages(twin, fixed_sets=fixed_sets):
             made.append(stage)
             yield _verdict(stage.name, oracle, partial(run_program, stage.program))
     except VerificationError as error:  # the pass returned an invalid Program
@@ -128,7 +128,10 @@ def run_program(program: Program, oracle: Oracle) -> ModelOutput:
             logits=found[0][2],
             gradients=canonical_gradients(
                 program,
-                [(at, held) for at, (*_, held) in zip(ranks(program.mesh), found, strict=True)],
+                [
+                    (at, held)
+                    for at, (*_, held) in zip(rank_coordinates(program.mesh), found, strict=True)
+                ],
             ),
         )
 
@@ -150,7 +153,7 @@ def _run_rank(
         return {name: mine(table, 0) for name, table in _tables(program, positions).items()}
 
     batch = (tables(length), mine(oracle.tokens, 1), mine(oracle.labels, 1))
-    loss, held = loss_and_held_gradients(program, oracle.weights, *batch, at)
+    loss, held = loss_and_local_gradients(program, oracle.weights, *batch, at)
     evaluated = evaluate(program, oracle.weights, *batch, at)
     scores = logits(program, oracle.weights, tables(prompt.shape[1]), mine(prompt, 1), at)
     return loss, evaluated, scores[:, : oracle.prompt.shape[1]], held

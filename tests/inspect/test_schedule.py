@@ -15,7 +15,7 @@ from llamac.ir.graph import ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
 from llamac.look.text_table import plain_text
-from llamac.passes.analysis.timing import A100, Clock, timeline
+from llamac.passes.analysis.timing import A100, TimingModel, timeline
 from llamac.passes.overlap import Overlap
 from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
@@ -53,10 +53,10 @@ def compiled() -> Program:
 
 def test_the_roofline_and_the_wire() -> None:
     assert 2e9 / A100.flops < MATMUL
-    clock = Clock(program().symbols, program().mesh)
+    timing = TimingModel(program().symbols, program().mesh)
     product, gathered, _ = ops_in(program().regions["block"].forward.graph)
-    assert clock.seconds(product) == pytest.approx(MATMUL)
-    assert clock.seconds(gathered) == pytest.approx(TRANSFER)
+    assert timing.seconds(product) == pytest.approx(MATMUL)
+    assert timing.seconds(gathered) == pytest.approx(TRANSFER)
 
 
 def test_a_whole_collective_is_exposed_and_a_started_one_hidden_as_long_as_compute_lasts() -> None:
@@ -71,7 +71,7 @@ def test_a_whole_collective_is_exposed_and_a_started_one_hidden_as_long_as_compu
 def test_transfers_of_one_axis_run_one_at_a_time() -> None:
     for region in compiled().regions.values():
         for module in filter(None, (region.forward, region.backward)):
-            line = timeline(ops_in(module.graph), Clock(compiled().symbols, compiled().mesh))
+            line = timeline(ops_in(module.graph), TimingModel(compiled().symbols, compiled().mesh))
             for lane in line.lanes:
                 spans = [span for span in line.spans if span.lane == lane]
                 for one, after in pairwise(spans):

@@ -69,7 +69,7 @@ def test_the_sound_program_is_sound() -> None:
 
 def test_every_rule_is_broken_below() -> None:
     names = {rule.__name__ for rule in RULES}
-    rules = {"_single_assignment", "_types", "_started", "_parameters", "_saved", "_caches"}
+    rules = {"_single_assignment", "_types", "_async_pairs", "_parameters", "_saved", "_caches"}
     rules.add("_gradients")
     assert names == rules
 

@@ -190,7 +190,7 @@ def fused_region(rows: int) -> Region:
     """x → broadcast → loss, so that x's gradient is summed."""
     build = Builder()
     x = build.placeholder("x", TensorType("f64", ("B", "S", DIM)))
-    kind = TensorType("f64", (rows, DIM)).placed("tp", "S(0)")
+    kind = TensorType("f64", (rows, DIM)).with_placement("tp", "S(0)")
     weight = build.placeholder("weight", kind)
     labels = build.placeholder("labels", TensorType("i64", ("B", "S")))
     shared = build.op(OPS["broadcast"], x, axis="tp")
@@ -203,7 +203,7 @@ def unfused_region(rows: int) -> Region:
     """A tied table: embedded, summed over ranks, shared again, and scored against itself."""
     build = Builder()
     x = build.placeholder("x", TensorType("f64", ("B", "S", DIM)))
-    kind = TensorType("f64", (rows, DIM)).placed("tp", "S(0)")
+    kind = TensorType("f64", (rows, DIM)).with_placement("tp", "S(0)")
     weight = build.placeholder("weight", kind)
     labels = build.placeholder("labels", TensorType("i64", ("B", "S")))
     partial = build.op(OPS["parallel_embedding"], labels, weight, axis="tp")

@@ -19,18 +19,18 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.activation_checkpoint import checkpoint
 from llamac.passes.analysis.liveness import peak_bytes, saved_bytes
-from llamac.passes.analysis.saved_sets import candidate_sets, every_set
-from llamac.passes.analysis.timing import Clock
+from llamac.passes.analysis.saved_sets import all_saved_sets, candidate_sets
+from llamac.passes.analysis.timing import TimingModel
 from llamac.passes.budget import (
     BudgetError,
-    Decided,
+    CandidateCosts,
+    FixedSavedSets,
     Limit,
     Plan,
-    Trial,
     _first_within,
     _least,
-    cheapest,
-    trial_of,
+    candidate_costs,
+    fastest_plan,
 )
 from llamac.passes.cut import Cut
 from llamac.passes.pass_list import compile_spec, saved_sets, stages
@@ -53,8 +53,8 @@ def differentiated(*spec: str) -> Program:
     return last.program
 
 
-def clock_of(program: Program) -> Clock:
-    return Clock(program.symbols, program.mesh)
+def clock_of(program: Program) -> TimingModel:
+    return TimingModel(program.symbols, program.mesh)
 
 
 def budgeted(name: str, budget: str, *changes: str) -> Spec:
@@ -70,7 +70,7 @@ def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> 
     program = differentiated(*spec)
     block, cost, symbols = program.regions["block"], clock_of(program), program.symbols
     forward = {node.name: node for node in block.forward.graph.nodes}
-    found = sorted(every_set(block, cost), key=lambda one: sorted(one.names))
+    found = sorted(all_saved_sets(block, cost), key=lambda one: sorted(one.names))
     for one in random.Random(0).sample(found, 12):
         region = checkpoint(block, lambda value, names=one.names: value.name in names)
         assert region.backward is not None
@@ -94,7 +94,7 @@ def test_what_is_left_out_is_no_better_than_what_is_kept(spec: tuple[str, ...]) 
     program = differentiated(*spec)
     block, cost = program.regions["block"], clock_of(program)
     best = candidate_sets(block, cost)
-    for one in every_set(block, cost):
+    for one in all_saved_sets(block, cost):
         assert any(
             other.nbytes <= one.nbytes
             and other.seconds <= one.seconds * (1 + 1e-9)
@@ -130,16 +130,16 @@ LIMIT = Limit(
 
 
 @cache
-def trial(pipeline: int = 1, virtual: int = 1) -> tuple[Trial, Limit]:
+def costs(pipeline: int = 1, virtual: int = 1) -> tuple[CandidateCosts, Limit]:
     program = differentiated("tiny", "model.n_layers=8")
     sets = candidate_sets(program.regions["block"], clock_of(program))
     limit = Limit(**{**vars(LIMIT), "pipeline": pipeline, "virtual": virtual})
-    return trial_of(program, sets, limit), limit
+    return candidate_costs(program, sets, limit), limit
 
 
 def chosen(nbytes: float, pipeline: int = 1, virtual: int = 1) -> Plan:
-    known, limit = trial(pipeline, virtual)
-    return cheapest(known, Limit(**{**vars(limit), "nbytes": math.floor(nbytes)}))
+    known, limit = costs(pipeline, virtual)
+    return fastest_plan(known, Limit(**{**vars(limit), "nbytes": math.floor(nbytes)}))
 
 
 @cache
@@ -191,7 +191,7 @@ def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> N
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_number_of_layers_is_found_as_if_all_were_tried(data: st.DataObject) -> None:
-    known, _ = trial(2)
+    known, _ = costs(2)
     early, late = data.draw(st.tuples(*[st.integers(0, len(known.sets) - 1)] * 2))
     rank, fewest = data.draw(st.integers(0, 1)), data.draw(st.booleans())
     count = data.draw(st.integers(1, 12))
@@ -221,11 +221,11 @@ def test_the_search_grows_with_the_logarithm_of_the_layers(count: int, fewest: b
 def everything() -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Of every set: bytes kept, seconds again, bytes of the peak beyond; state, and the loss's."""
     program = differentiated("tiny", "model.n_layers=8")
-    found = list(every_set(program.regions["block"], clock_of(program)))
+    found = list(all_saved_sets(program.regions["block"], clock_of(program)))
     columns = [(one.nbytes, one.seconds, one.transient) for one in found]
     keep, recompute_seconds, top = np.array(columns).T
-    known, _ = trial()
-    return keep, recompute_seconds, top, known.state[0], known.found.head_peak
+    known, _ = costs()
+    return keep, recompute_seconds, top, known.state[0], known.activations.head_peak
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ TWO_STAGES = ("model.n_layers=8", "batch.micro_batch=2", "parallel.pipeline=2")
 @pytest.mark.slow
 def test_a_cut_made_for_the_budget_stays() -> None:
     program = compile_spec(budgeted("tiny", "200MB", *TWO_STAGES))
-    assert program.stages == trial(2)[0].stages
+    assert program.stages == costs(2)[0].stages
     other = replace(program, stages=(1, 7))
     assert Cut(stages=2).apply(other).stages == (1, 7)
 
@@ -324,7 +324,7 @@ def test_a_decision_holds_for_a_twin() -> None:
     kept = saved_sets(spec)
     assert len(kept) == 2
     *_, last = stages(shrunk("7b"), stop_after="differentiate")
-    program = Decided(kept).apply(last.program)
+    program = FixedSavedSets(kept).apply(last.program)
     verify(program)
     assert program.layers == ("block_lean", "block")
     assert tuple(program.regions[name].saved for name in program.layers) == kept

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.verifier import verify
-from llamac.passes.cut import Cut, balanced
+from llamac.passes.cut import Cut, balance_stages
 from llamac.passes.pass_list import compile_spec
 from llamac.spec import load_spec
 
@@ -34,7 +34,7 @@ def slowest(
 def test_no_cut_is_faster(layers: list[float], stages: int, before: float, after: float) -> None:
     if stages > len(layers):
         return
-    counts = balanced(layers, stages, before, after)
+    counts = balance_stages(layers, stages, before, after)
     assert sum(counts) == len(layers)
     assert len(counts) == stages
     assert all(counts)
@@ -52,17 +52,17 @@ def test_layers_alike_are_spread_as_well_as_any(
 ) -> None:
     if stages > count:
         return
-    counts = balanced([1.0] * count, stages, before, after)
+    counts = balance_stages([1.0] * count, stages, before, after)
     # One layer that differs in nothing that counts takes the way of layers that are not alike.
-    other = balanced([1.0] * (count - 1) + [1.0 + 1e-12], stages, before, after)
+    other = balance_stages([1.0] * (count - 1) + [1.0 + 1e-12], stages, before, after)
     found, best = (slowest(cut, [1.0] * count, before, after) for cut in (counts, other))
     assert (sum(counts), len(counts), min(counts) > 0) == (count, stages, True)
     assert found == pytest.approx(best)
 
 
 def test_layers_alike_are_spread_evenly_and_the_last_stages_have_more() -> None:
-    assert balanced([1.0] * 10, 4) == (2, 2, 3, 3)
-    assert balanced([1.0] * 22, 2, after=2.0) == (12, 10)
+    assert balance_stages([1.0] * 10, 4) == (2, 2, 3, 3)
+    assert balance_stages([1.0] * 22, 2, after=2.0) == (12, 10)
 
 
 def test_stages_are_part_of_the_program_and_its_text() -> None:

@@ -17,18 +17,18 @@ from llamac.ir.execute import run_graph
 from llamac.ir.graph import Builder, op_of, ops_in, output_of, placeholders, type_of
 from llamac.ir.op import Op
 from llamac.ir.parser import parse_program
-from llamac.ir.parts import ranks
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program, Region
+from llamac.ir.shards import rank_coordinates
 from llamac.ir.types import TensorType
 from llamac.ir.values import operands_of
 from llamac.ir.verifier import verify
+from llamac.ops.async_collectives import is_start, is_wait
 from llamac.ops.collectives import all_gather, all_reduce, reduce_scatter
 from llamac.ops.elementwise import add
 from llamac.ops.linear import linear
-from llamac.ops.overlapped import is_start, is_wait
 from llamac.passes.analysis.liveness import peak_bytes
-from llamac.passes.analysis.timing import Clock, timeline
+from llamac.passes.analysis.timing import TimingModel, timeline
 from llamac.passes.overlap import LOCAL, Overlap
 from llamac.passes.pass_list import compile_spec, stages
 from llamac.runtime.distributed import collectives
@@ -122,9 +122,9 @@ def test_most_of_the_backward_s_communication_is_hidden() -> None:
     """By the estimate, of the paper's 65B model on 8 ranks."""
     before = compile_before("65b", 8)
     after = Overlap().apply(before)
-    clock = Clock(before.symbols, before.mesh)
+    timing = TimingModel(before.symbols, before.mesh)
     old, new = (
-        timeline(ops_in(one.regions["block"].backward.graph), clock)  # type: ignore[union-attr]
+        timeline(ops_in(one.regions["block"].backward.graph), timing)  # type: ignore[union-attr]
         for one in (before, after)
     )
     assert old.exposed == pytest.approx(old.communication)
@@ -214,13 +214,15 @@ def assert_sound(
     old: fx.GraphModule, new: fx.GraphModule, kept: tuple[str, ...], of: Program, where: str
 ) -> None:
     """Turns kept on every axis, first in, first out; no slower; memory within the bound."""
-    clock = Clock(of.symbols, of.mesh)
+    timing = TimingModel(of.symbols, of.mesh)
     for axis in of.mesh:
         assert kinds(new, axis) == kinds(old, axis), where
         begun = [n for n in ops_in(new.graph) if is_start(n) and n.kwargs["axis"] == axis]
         ended = [n for n in ops_in(new.graph) if is_wait(n) and n.kwargs["axis"] == axis]
         assert [operands_of(wait)[0] for wait in ended] == begun, where
-    assert timeline(ops_in(new.graph), clock).seconds <= timeline(ops_in(old.graph), clock).seconds
+    assert (
+        timeline(ops_in(new.graph), timing).seconds <= timeline(ops_in(old.graph), timing).seconds
+    )
     moved = [
         type_of(node).nbytes(of.symbols) + type_of(operands_of(node)[0]).nbytes(of.symbols)
         for node in ops_in(old.graph)
@@ -299,8 +301,8 @@ def test_it_reads_well() -> None:
 # -- random graphs ---------------------------------------------------------------------------------
 
 R = TensorType("f32", ("B", "S", 8))
-P = R.placed("tp", "P")
-PART = TensorType("f32", ("B", "S/tp", 8)).placed("tp", "S(1)")
+P = R.with_placement("tp", "P")
+PART = TensorType("f32", ("B", "S/tp", 8)).with_placement("tp", "S(1)")
 SIZES = {"B": 2, "S": 4, "S/tp": 2, "S/cp": 2}
 
 
@@ -312,7 +314,7 @@ def programs(draw: st.DrawFn) -> Program:
         build.placeholder("r", R),
         build.placeholder("p", P),
         build.placeholder("part", PART),
-        build.placeholder("q", R.placed("cp", "P")),
+        build.placeholder("q", R.with_placement("cp", "P")),
     ]
     weight = build.placeholder("w", TensorType("f32", (8, 8)), "param", param="w")
     options: dict[str, Any] = {"axis": "tp", "dim": 1, "size": 2}
@@ -357,7 +359,7 @@ def test_random_graphs_keep_their_turns_and_their_values(of: Program) -> None:
             )
             for node, kind in shapes.items()
         }
-        for _ in ranks(of.mesh)
+        for _ in rank_coordinates(of.mesh)
     ]
 
     def run(module: fx.GraphModule) -> list[list[torch.Tensor]]:

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.peak_memory import activations, stage_parameters, states
-from llamac.passes.analysis.saved_sets import SavedSet, every_set
-from llamac.passes.analysis.timing import Clock
+from llamac.passes.analysis.peak_memory import activations, stage_parameters, training_state
+from llamac.passes.analysis.saved_sets import SavedSet, all_saved_sets
+from llamac.passes.analysis.timing import TimingModel
 from llamac.passes.pass_list import compile_spec, stages
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
@@ -61,7 +61,7 @@ def test_bytes_of_state_are_megatron_s(ranks: int) -> None:
     )
 
     def per_parameter(sharding) -> float:
-        found = states(
+        found = training_state(
             own, "bf16", sharding, ranks, micro_batches=8, whole_stage=False, state_bytes=8
         )
         return sum(found.values()) / own.total
@@ -121,9 +121,9 @@ def differentiated() -> Program:
 
 def kept_by(*names: str) -> SavedSet:
     program = differentiated()
-    cost = Clock(program.symbols, program.mesh)
+    cost = TimingModel(program.symbols, program.mesh)
     wanted = frozenset(names)
-    return next(s for s in every_set(program.regions["block"], cost) if s.names == wanted)
+    return next(s for s in all_saved_sets(program.regions["block"], cost) if s.names == wanted)
 
 
 # What Megatron keeps: what is gathered over positions is gathered again, from what a rank has.

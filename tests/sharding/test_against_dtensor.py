@@ -24,7 +24,7 @@ from torch.distributed.tensor.placement_types import Replicate, Shard
 
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import output_of
-from llamac.ir.parts import gather
+from llamac.ir.shards import local_parameter
 from llamac.passes.pass_list import compile_spec
 from llamac.runtime.distributed.collectives import GROUPS, ProcessGroup
 from llamac.runtime.distributed.process_group import process_group
@@ -142,7 +142,7 @@ def both(rank: int, directory: str, sequence: bool) -> None:
         for parameter in program.parameters.values():
             if parameter.per_layer:
                 name = parameter.name.rpartition(".")[2]
-                values[name] = gather(parameter, weights, 0, program.mesh, at)
+                values[name] = local_parameter(parameter, weights, 0, program.mesh, at)
         block = program.regions["block"]
         forward = run_graph(block.forward.graph, values)
         close(forward[output_of(block.forward.graph).name], out.detach(), "output")
@@ -158,9 +158,11 @@ def both(rank: int, directory: str, sequence: bool) -> None:
         for parameter in program.parameters.values():
             if parameter.per_layer:
                 found = gradients[parameter.name]
-                if "tp" in program.summed(parameter):
+                if "tp" in program.reduction_axes(parameter):
                     dist.all_reduce(found)
-                close(found, gather(parameter, wanted, 0, program.mesh, at), parameter.name)
+                close(
+                    found, local_parameter(parameter, wanted, 0, program.mesh, at), parameter.name
+                )
 
 
 def close(found: Tensor, wanted: Tensor | None, what: str) -> None:

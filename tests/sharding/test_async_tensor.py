@@ -13,7 +13,7 @@ from llamac.ir.graph import op_of, ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Region
-from llamac.passes.analysis.timing import Clock, timeline
+from llamac.passes.analysis.timing import TimingModel, timeline
 from llamac.passes.pass_list import compile_spec, stages
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import verdicts
@@ -87,9 +87,9 @@ def test_it_is_read_back_and_emitted() -> None:
 def test_the_estimate_hides_what_is_transferred_under_the_matmul() -> None:
     plain = compile_spec(shipped("65b", "model.n_layers=2", "parallel.tensor=4"))
     joined = compile_spec(shipped("65b", "model.n_layers=2", *ASYNC))
-    clock = Clock(plain.symbols, plain.mesh)
+    timing = TimingModel(plain.symbols, plain.mesh)
     before, after = (
-        timeline(ops_in(program.regions["block"].forward.graph), clock)
+        timeline(ops_in(program.regions["block"].forward.graph), timing)
         for program in (plain, joined)
     )
     assert before.exposed > 0

@@ -144,14 +144,14 @@ def test_adapters_add_no_collective_to_a_layer(sequence: str) -> None:
     assert adapted[1] <= plain[1]
     spec = shipped("65b", "model.n_layers=2", "parallel.tensor=8", *given)
     program = compile_spec(spec)
-    awaiting = {name for name, p in program.parameters.items() if "tp" in program.summed(p)}
+    awaiting = {name for name, p in program.parameters.items() if "tp" in program.reduction_axes(p)}
     halves = ("attention.wqkv_lora_a", "attention.wo_lora_b", "feed_forward.w1_lora_a")
     assert awaiting == {f"layers.*.{name}" for name in (*halves, "feed_forward.w2_lora_b")}
 
 
 def test_gains_await_their_sum_over_the_ranks_that_share_positions() -> None:
     def awaiting(program: Program) -> set[str]:
-        return {name for name, p in program.parameters.items() if "tp" in program.summed(p)}
+        return {name for name, p in program.parameters.items() if "tp" in program.reduction_axes(p)}
 
     gains = {"norm", "layers.*.attention_norm", "layers.*.ffn_norm"}
     assert awaiting(compile_spec(spec_of("65b-tp8"))) == gains
@@ -174,4 +174,4 @@ def test_gains_of_query_and_key_heads_are_summed_over_the_ranks_that_share_heads
     for which in "qk":
         gain = program.parameters[f"layers.*.attention.{which}_norm"]
         assert gain.type.placement("tp") == "R"
-        assert program.summed(gain) == ("tp",)
+        assert program.reduction_axes(gain) == ("tp",)

@@ -133,7 +133,7 @@ def _span(span: Span, left: float, y: float, scale: float) -> Iterator[str]:
 def _looks(op: Op) -> str:
     if "attention" in op.name:
         return "attention"
-    return "matmul" if op.name.startswith("linear") or op.scores_tokens else "plain"
+    return "matmul" if op.name.startswith("linear") or op.is_loss else "plain"
 
 
 def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch import fx
 from llamac.inspect.memory import ValueMemory
 from llamac.ir.graph import op_of, producer
 from llamac.ir.types import TensorType
-from llamac.ops.overlapped import is_collective
+from llamac.ops.async_collectives import is_collective
 
 Chip = tuple[str, str, str]
 """Mesh axis, placement on it (`S(1)`, `P`, `R`, …) and a description of the placement."""

@@ -1,4 +1,4 @@
-"""Count a model's FLOPs per training token, by PaLM's convention."""
+"""FLOPs per training token, by PaLM's convention (Chowdhery et al. 2022, appendix B)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llamac.ops.linear import add_linear, linear
 
 
 def matmul_parameters(program: Program, trainable: bool = False) -> int:
-    """Return N, the weights in matmuls of all layers and ranks, the output projection included.
+    """Return N, the number of weights in matmuls, of all layers, ranks and the output projection.
 
-    trainable: count only those that are trained.
+    trainable: count only the weights that are trained.
     """
     weights = {
         operands(node)[2 if is_op(node, add_linear) else 1].meta["param"]
@@ -27,17 +27,18 @@ def matmul_parameters(program: Program, trainable: bool = False) -> int:
 
 
 def matmul_flops_per_token(program: Program) -> int:
-    """Return the matmul FLOPs of one token's forward and backward pass, recomputation excluded.
+    """Return the matmul FLOPs of one token's forward and backward pass, without recomputation.
 
-    6N for N matmul parameters, or 4N + 2T if only T of them are trained.
+    6N for N matmul parameters; 4N + 2T if only T of them are trained.
     """
     return 4 * matmul_parameters(program) + 2 * matmul_parameters(program, trainable=True)
 
 
 def attention_flops_per_token(program: Program) -> int:
-    """Return 12·L·d·s, one token's attention FLOPs of both passes, counting the masked half.
+    """Return 12·L·d·s, the attention FLOPs of one token's forward and backward pass.
 
-    L: layers. d: heads × head_dim. s: sequence length, or the window if there is one.
+    Masked positions are counted. L: layers. d: heads × head_dim. s: sequence length, or the window
+    if attention is windowed.
     """
     flops = dict.fromkeys(program.layers, 0)
     for name in flops:

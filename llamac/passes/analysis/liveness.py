@@ -1,4 +1,4 @@
-"""Liveness: bytes allocated as a graph runs op by op, each value freed after its last reader.
+"""Liveness: bytes allocated while a graph runs op by op, each value freed after its last reader.
 
 Views have no memory of their own; parameters and constant tables are not counted. Inputs and saved
 values stay allocated throughout, as the caller holds them. The operand and result of a collective
@@ -14,14 +14,15 @@ from torch import fx
 from llamac.ir.graph import ops_in, output_of, placeholders, type_of
 from llamac.ir.program import Region
 from llamac.ir.values import base_of, forward_by_name, operands_of, values_of
-from llamac.ops.overlapped import is_start
+from llamac.ops.async_collectives import is_start
 
 
-class Live:
-    """Count of live bytes while a graph's ops run one by one, in any valid order.
+class LiveMemory:
+    """Simulated allocator that counts live bytes while a graph's ops run, in any valid order.
 
-    live_out: names of values that outlive the graph in addition to its output. symbols: size of
-    each symbolic dimension, such as S/tp. nbytes: live bytes after the ops run so far.
+    live_out: names of values that outlive the graph in addition to its output.
+    symbols: size of each symbolic dimension, such as S/tp.
+    nbytes: live bytes after the ops that have run.
     """
 
     def __init__(
@@ -44,11 +45,11 @@ class Live:
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
     def during(self, node: fx.Node) -> int:
-        """Return the live bytes while this op runs, operands and results included."""
+        """Return the live bytes while an op runs, with its operands and results."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """Count an op as run: allocate its results and free values without further readers."""
+        """Run an op: allocate its results, then free values that no remaining op reads."""
         self.nbytes = self.during(node)
         for base, readers in self._read(node):
             readers.discard(node)
@@ -71,11 +72,11 @@ def peak_bytes(
     symbols: Mapping[str, int],
     order: Sequence[fx.Node] | None = None,
 ) -> int:
-    """Return the peak of live bytes if ops run in `order`; None: in the graph's order.
+    """Return the peak of live bytes if the ops run in `order`; None is the graph's order.
 
-    live_out, symbols: as of `Live`.
+    live_out, symbols: as for `LiveMemory`.
     """
-    live = Live(graph, live_out, symbols)
+    live = LiveMemory(graph, live_out, symbols)
     peak = live.nbytes
     for node in ops_in(graph) if order is None else order:
         peak = max(peak, live.during(node))
@@ -83,14 +84,14 @@ def peak_bytes(
     return peak
 
 
-def alive(
+def live_values(
     graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
 ) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
-    """Yield (op, live bytes, live values) for each op, as they are while it runs.
+    """Yield (op, live bytes, live values) for each op in order, as they are while it runs.
 
-    live_out, symbols: as of `Live`.
+    live_out, symbols: as for `LiveMemory`.
     """
-    live = Live(graph, live_out, symbols)
+    live = LiveMemory(graph, live_out, symbols)
     values = placeholders(graph, "input", "saved", "cotangent")
     for node in ops_in(graph):
         values += [value for value in values_of(node) if base_of(value) is value]

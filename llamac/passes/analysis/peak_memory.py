@@ -19,21 +19,22 @@ from llamac.spec.parallel import micro_batches_per_round
 from llamac.spec.precision import ITEM_SIZE
 
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
-"""State sharded over data-parallel ranks: nothing (`none`), optimizer state (`zero1`), also
-gradients (`zero2`), also parameters (`zero3`, FSDP)."""
+"""State that is sharded over data-parallel ranks: nothing (`none`), optimizer state (`zero1`), also
+gradients (`zero2`), also parameters (`zero3`, FSDP).
+"""
 
 CONTEXT = 0.7e9
 """Bytes that a GPU process uses outside torch's allocator: CUDA context and NCCL buffers."""
 FRAGMENTS = 0.02
-"""Fraction of torch's reserved memory lost to fragmentation."""
+"""Fraction of the memory reserved by torch that is lost to fragmentation."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one rank in bytes.
+    """Memory of one rank in bytes, by purpose.
 
-    communication: gathered parameters and gradients in transfer. overhead: CUDA context, NCCL
-    buffers and allocator fragmentation.
+    communication: gathered parameters, and gradients in transfer.
+    overhead: CUDA context, NCCL buffers and allocator fragmentation.
     """
 
     parameters: float
@@ -46,13 +47,13 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """Return the sum of all purposes in bytes."""
+        """Sum of all purposes in bytes."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Parameter counts of a pipeline rank: one layer, all its layers, and the total."""
+class ParameterCounts:
+    """Numbers of parameters on a pipeline rank: of one layer, of all its layers, and in total."""
 
     layer: int
     layers: int
@@ -60,16 +61,17 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class StageParameters(Counts):
-    """Parameter counts of a rank, and the counts of those that are trained."""
+class StageParameters(ParameterCounts):
+    """Numbers of parameters on a pipeline rank, and of those that are trained."""
 
-    trained: Counts
+    trained: ParameterCounts
 
 
 def stage_parameters(program: Program, layers: int, first: bool, last: bool) -> StageParameters:
-    """Return the parameter counts of a pipeline rank.
+    """Return the numbers of parameters on a pipeline rank.
 
-    layers: number of its layers. first, last: whether it has the embedding, and the loss.
+    layers: number of layers on the rank.
+    first: whether it has the embedding. last: whether it has the head.
     """
     layer, rest = [0, 0], [0, 0]  # frozen, trained
     embedding = _parameters_of(program, "embed")
@@ -79,7 +81,7 @@ def stage_parameters(program: Program, layers: int, first: bool, last: bool) -> 
             layer[parameter.trainable] += count
         elif (name in embedding and first) or (name not in embedding and last):
             rest[parameter.trainable] += count
-    trained = Counts(layer[1], layer[1] * layers, layer[1] * layers + rest[1])
+    trained = ParameterCounts(layer[1], layer[1] * layers, layer[1] * layers + rest[1])
     whole = sum(layer)
     return StageParameters(whole, whole * layers, whole * layers + sum(rest), trained)
 
@@ -89,7 +91,7 @@ def _parameters_of(program: Program, region: str) -> set[str]:
     return {node.meta["param"] for node in placeholders(graph, "param")}
 
 
-def states(
+def training_state(
     own: StageParameters,
     dtype: str,
     sharding: Sharding,
@@ -98,17 +100,19 @@ def states(
     whole_stage: bool,
     state_bytes: int,
 ) -> dict[str, float]:
-    """Return bytes of parameters, gradients, optimizer state and FSDP's gathered parameters.
+    """Return the bytes of parameters, gradients, optimizer state and gathered parameters on a rank.
 
-    The counts follow the emitted trainer. On one rank a parameter takes 2 + 4 bytes (bf16 and fp32
-    master), its gradient 4, and the optimizer `state_bytes`: 18 with AdamW's 8, as in Megatron; in
-    fp32 it takes 4 + 4 + 8. Under FSDP all of these are fp32 shards; in addition two layers are
-    gathered at a time, and unreduced fp32 gradients of all layers exist until a step's last
-    micro-batch. A frozen parameter takes 2 bytes (4 in fp32) and nothing else.
+    The keys are `parameters`, `gradients`, `optimizer` and `communication`, as in the emitted
+    trainer. On one rank a parameter takes 2 + 4 bytes (bf16 and fp32 master), its gradient 4, and
+    the optimizer `state_bytes`: 18 with AdamW's 8, as in Megatron; in fp32 it takes 4 + 4 + 8.
+    Under FSDP all of these are fp32 shards; in addition two layers are gathered at a time, and
+    unreduced fp32 gradients of all layers exist until a step's last micro-batch. A frozen parameter
+    takes 2 bytes (4 in fp32) and nothing else.
 
-    own: parameters of the rank. dtype: `bf16` or `fp32`. ranks: over which state is sharded.
-    micro_batches: per step. whole_stage: whether all layers stay gathered, as under a pipeline
-    schedule. state_bytes: optimizer state per parameter.
+    own: numbers of parameters on the rank. dtype: compute dtype, `bf16` or `fp32`.
+    ranks: number of ranks over which state is sharded. micro_batches: per step.
+    whole_stage: whether all layers stay gathered, as under a pipeline schedule.
+    state_bytes: bytes of optimizer state per parameter.
     """
     size, n, trained = ITEM_SIZE[dtype], own.total, own.trained.total
     master = 0 if dtype == "fp32" else 4
@@ -134,8 +138,10 @@ def states(
 class Activations:
     """Activation bytes of one micro-batch.
 
-    saved: saved bytes by layer region. peak: by region, the peak of its backward pass, inputs and
-    saved values included. head_saved, head_peak: the same for the head and loss.
+    saved: saved bytes of one layer, by region.
+    peak: peak of one layer's backward pass with its inputs and saved values, by region.
+    head_saved, head_peak: the same for the head, which includes the loss.
+    logits: largest block of logits that exists only inside an op.
     """
 
     saved: Mapping[str, float]
@@ -146,7 +152,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class _Extent:
+class _RegionBytes:
     """Bytes of a region: saved values, peaks of both passes, materialised attention scores.
 
     recomputed: whether attention is recomputed, so that scores are not saved.
@@ -158,22 +164,22 @@ class _Extent:
     recomputed: bool
 
 
-_extents: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], _Extent]]
-_extents = WeakKeyDictionary()
+_region_cache: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], _RegionBytes]]
+_region_cache = WeakKeyDictionary()
 
 
-def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
+def _region_bytes(region: Region, symbols: Mapping[str, int]) -> _RegionBytes:
     """Return a region's bytes by liveness; cached by graphs and micro-batch sizes."""
     assert region.backward is not None
-    known = _extents.setdefault(region.backward, {})
+    known = _region_cache.setdefault(region.backward, {})
     key = (region.saved, *symbols.items())
     if key not in known:
-        ahead = peak_bytes(region.forward.graph, region.saved, symbols)
+        forward_peak = peak_bytes(region.forward.graph, region.saved, symbols)
         backward_peak = peak_bytes(region.backward.graph, (), symbols)
         scores = _scores(region.forward.graph, symbols)
         recomputed = any(is_op(node, attention) for node in ops_in(region.backward.graph))
-        known[key] = _Extent(
-            saved_bytes(region, symbols), max(ahead, backward_peak), scores, recomputed
+        known[key] = _RegionBytes(
+            saved_bytes(region, symbols), max(forward_peak, backward_peak), scores, recomputed
         )
     return known[key]
 
@@ -181,19 +187,22 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
 def activations(
     program: Program, scores_saved: bool = False, logit_bytes: float | None = None
 ) -> Activations:
-    """Return activation bytes by liveness over the scheduled graphs, recomputation included.
+    """Return the activation bytes of one micro-batch, by liveness over the scheduled graphs.
 
-    scores_saved: whether a kernel that materialises attention scores saves them. logit_bytes: peak
-    bytes per logit over all copies; None means those of llamac's fused loss.
+    scores_saved: whether attention scores that a kernel materialises are also saved.
+    logit_bytes: peak bytes per logit over all copies; None takes those of llamac's fused loss.
     """
     symbols = program.symbols
-    own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
+    own = {
+        name: _region_bytes(program.regions[name], symbols)
+        for name in dict.fromkeys(program.layers)
+    }
     saved = {
         name: one.saved + (one.scores if scores_saved and not one.recomputed else 0.0)
         for name, one in own.items()
     }
     head = program.regions["head"]
-    whole, logits = _extent(head, symbols), _logits(head.forward.graph, symbols, logit_bytes)
+    whole, logits = _region_bytes(head, symbols), _logits(head.forward.graph, symbols, logit_bytes)
     peak = {name: one.peak + one.scores for name, one in own.items()}
     return Activations(saved, peak, whole.saved, whole.peak, logits)
 
@@ -215,7 +224,7 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
     Logits are counted in the compute dtype and in fp32, unless `nbytes` gives bytes per logit.
     """
     for node in ops_in(graph):
-        if op_of(node).scores_tokens and "chunk" not in node.kwargs and nbytes:
+        if op_of(node).is_loss and "chunk" not in node.kwargs and nbytes:
             # The graph already counts the logits and their gradients.
             logits = next(type_of(v) for v in operands_of(node) if len(type_of(v).shape) == 3)
             return max(0.0, nbytes * logits.elements(symbols) - 2 * logits.nbytes(symbols))
@@ -228,13 +237,13 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
 
 
 def micro_batches_in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
-    """Return the peak number of micro-batches whose activations a pipeline rank saves.
+    """Return the peak number of micro-batches whose activations a pipeline rank stores.
 
-    A micro-batch in one of several virtual stages counts as a fraction. 1F1B saves one for each
-    following rank and itself, interleaved 1F1B more (Narayanan et al. 2021).
+    1F1B stores one for each following rank and one for the rank itself; interleaved 1F1B stores
+    more (Narayanan et al. 2021). A micro-batch in one of `virtual` stages counts as 1 / virtual.
 
-    stage: the rank's index. ranks: pipeline ranks. virtual: stages per rank. micro_batches: per
-    step.
+    stage: index of the rank. ranks: pipeline ranks. virtual: stages per rank.
+    micro_batches: micro-batches per step.
     """
     if virtual == 1:
         return min(micro_batches, ranks - stage)
@@ -244,8 +253,8 @@ def micro_batches_in_flight(stage: int, ranks: int, virtual: int, micro_batches:
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """Bytes of gradients that each step allocates and its optimizer update frees.
+class StepGradients:
+    """Bytes of gradients that are allocated during each step and freed by the optimizer's update.
 
     layer: of one layer. embedding: of the embedding. total: of all trained parameters.
     """
@@ -255,18 +264,18 @@ class Fresh:
     total: float = 0.0
 
 
-def fresh_gradients(
+def step_gradients(
     program: Program, own: StageParameters, dtype: str, sharding: Sharding, micro_batches: int
-) -> Fresh:
-    """Return the bytes of gradients that each step allocates and its optimizer update frees.
+) -> StepGradients:
+    """Return the bytes of gradients that are allocated during each step and freed by its update.
 
-    This occurs only on a single fp32 rank with one micro-batch per step. Elsewhere gradients
-    exist before the backward pass, and the result is zero.
+    Only a single fp32 rank with one micro-batch per step does this. Elsewhere gradients exist
+    before the backward pass, and the result is zero.
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
-        return Fresh()
+        return StepGradients()
     embedding = stage_parameters(program, 0, first=True, last=False).trained.total
-    return Fresh(4.0 * own.trained.layer, 4.0 * embedding, 4.0 * own.trained.total)
+    return StepGradients(4.0 * own.trained.layer, 4.0 * embedding, 4.0 * own.trained.total)
 
 
 def peak_activation_bytes(
@@ -274,31 +283,31 @@ def peak_activation_bytes(
     runs: Iterable[tuple[str, int]],
     in_flight: float,
     last: bool,
-    fresh: Fresh | None = None,
+    gradients: StepGradients | None = None,
 ) -> float:
     """Return the peak activation bytes on one pipeline rank, excluding logits.
 
-    While a layer's backward pass runs, the layers before it still keep their activations; those
-    after it have been freed.
+    While the backward pass of a layer runs, the layers before it still hold their saved
+    activations, and those after it have freed theirs.
 
     Args:
         found: Activation bytes of one micro-batch.
-        runs: (region, number of consecutive layers), in order.
+        runs: (region, number of consecutive layers) for each run of equal layers, in order.
         in_flight: Micro-batches in flight, see `micro_batches_in_flight`.
         last: Whether the rank computes the loss.
-        fresh: Bytes of gradients allocated during the step; None: none.
+        gradients: Gradients allocated during the step; None means none.
     """
-    runs, fresh = list(runs), fresh or Fresh()
+    runs, gradients = list(runs), gradients or StepGradients()
     alive = in_flight * sum(found.saved[name] * count for name, count in runs)
     layers = sum(count for _, count in runs)
-    most = max(0.0, alive + found.head_peak - fresh.total) if last else 0.0
+    most = max(0.0, alive + found.head_peak - gradients.total) if last else 0.0
     for name, count in reversed(runs):
         own, needed = found.saved[name], found.peak[name] - found.saved[name]
         for below in {
             0,
             count - 1,
         }:  # layers of the run whose backward pass has begun: the last, or all
-            lacking = fresh.embedding + fresh.layer * (layers - below)
+            lacking = gradients.embedding + gradients.layer * (layers - below)
             most = max(most, alive - own * below + needed - lacking)
         alive -= own * count
         layers -= count

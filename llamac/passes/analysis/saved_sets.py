@@ -1,8 +1,8 @@
 """Search for the Pareto-optimal saved sets of a region.
 
-A set is a candidate only if every value in it has a reader, and no other set is better in saved
-bytes, recomputation and peak. Peaks equal those of `passes/analysis/liveness.py` over the graphs
-that `checkpoint` would build, computed without building them, as a block has hundreds of sets.
+A candidate has a reader for each of its values, and no other set is better in saved bytes,
+recomputation time and peak. Peaks equal those of `passes/analysis/liveness.py` over the graphs that
+`checkpoint` would build, but are computed without building them, as a block has hundreds of sets.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from torch import fx
 from llamac.ir.graph import ops_in, output_of, placeholders, producer, type_of
 from llamac.ir.program import Region
 from llamac.ir.values import base_of, operands_of, values_of
-from llamac.passes.analysis.timing import Clock
+from llamac.passes.analysis.timing import TimingModel
 
 Step = tuple[list[fx.Node], list[fx.Node]]
-"""The values that an op reads and produces; a view is replaced by its base."""
+"""The values that an op reads and those that it produces, with views replaced by their bases."""
 
 
 @dataclass(frozen=True)
 class SavedSet:
     """A choice of forward values to save, and its cost.
 
-    names: saved values besides inputs. nbytes: bytes of all saved values. seconds: time of
-    recomputation. transient: peak bytes of the backward pass minus saved bytes.
+    names: names of the saved values, without the region's inputs.
+    nbytes: bytes of all saved values, inputs included.
+    seconds: recomputation time.
+    transient: peak bytes of the forward and backward passes minus `nbytes`.
     """
 
     names: frozenset[str]
@@ -35,7 +37,7 @@ class SavedSet:
     seconds: float
     transient: int
 
-    def beats(self, other: SavedSet) -> bool:
+    def dominates(self, other: SavedSet) -> bool:
         """Return whether this set is no worse than `other` in bytes, seconds and transient."""
         return (
             self.nbytes <= other.nbytes
@@ -44,18 +46,18 @@ class SavedSet:
         )
 
 
-def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
+def candidate_sets(region: Region, timing: TimingModel) -> list[SavedSet]:
     """Return the Pareto-optimal saved sets of a region, by ascending saved bytes.
 
-    region: the region after `differentiate`. clock: gives the seconds of recomputed ops.
+    region: a region after `differentiate`.
     """
-    sketch = _Sketch(region, clock)
+    simulation = _CostSimulation(region, timing)
     best: list[SavedSet] = []
     # No set has a lower transient than the one that saves everything, since others add their
     # recomputed values: a lower bound for incomplete sets.
-    floor = sketch.priced(sketch.everything()).transient
+    floor = simulation.cost_of(simulation.everything()).transient
 
-    def hopeless(choice: _Choice) -> bool:
+    def is_dominated(choice: _Choice) -> bool:
         nbytes, seconds = choice.nbytes, choice.seconds
         return any(
             one.nbytes <= nbytes
@@ -64,20 +66,20 @@ def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
             for one in best
         )
 
-    for choice in sketch.choices(hopeless):
-        found = sketch.priced(choice)
-        if not any(one.beats(found) for one in best):
-            best = [one for one in best if not found.beats(one)] + [found]
+    for choice in simulation.choices(is_dominated):
+        candidate = simulation.cost_of(choice)
+        if not any(one.dominates(candidate) for one in best):
+            best = [one for one in best if not candidate.dominates(one)] + [candidate]
     return sorted(best, key=lambda one: (one.nbytes, one.seconds, one.transient))
 
 
-def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
-    """Yield every saved set, with its cost, in which each value is read by the backward pass.
+def all_saved_sets(region: Region, timing: TimingModel) -> Iterator[SavedSet]:
+    """Yield every saved set whose values the backward pass reads, with its cost.
 
-    Unlike `candidate_sets`, this includes sets that others beat. Arguments are the same.
+    Unlike `candidate_sets`, this includes dominated sets. region: a region after `differentiate`.
     """
-    sketch = _Sketch(region, clock)
-    return map(sketch.priced, sketch.choices(lambda _: False))
+    simulation = _CostSimulation(region, timing)
+    return map(simulation.cost_of, simulation.choices(lambda _: False))
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ class _Choice:
     seconds: float = 0.0
 
 
-class _Sketch:
+class _CostSimulation:
     """A region's two graphs as lists of steps (values read, values produced), without views."""
 
-    def __init__(self, region: Region, clock: Clock) -> None:
+    def __init__(self, region: Region, timing: TimingModel) -> None:
         assert region.backward is not None
         forward, backward = region.forward.graph, region.backward.graph
         self.known = {node.name: node for node in forward.nodes}
@@ -106,16 +108,16 @@ class _Sketch:
         self.inputs = placeholders(forward, "input")
         self.result = base_of(output_of(forward))
         self.reads = {node: self._reads(node) for node in ops_in(forward)}
-        self.forward = [(reads, _makes(node)) for node, reads in self.reads.items()]
+        self.forward = [(reads, _produced(node)) for node, reads in self.reads.items()]
         self.source = {value: producer(value)[0] for value in forward.nodes}
         # Reads of forward values refer to the forward graph's nodes.
-        self.backward = [(self._reads(node), _makes(node)) for node in ops_in(backward)]
+        self.backward = [(self._reads(node), _produced(node)) for node in ops_in(backward)]
         self.returned = {base_of(value) for value in output_of(backward).values()}
         values = [*self.inputs, *(value for steps in self._steps() for value in steps[1])]
-        self.size = {value: type_of(value).nbytes(clock.symbols) for value in values}
+        self.size = {value: type_of(value).nbytes(timing.symbols) for value in values}
         cotangents = placeholders(backward, "cotangent")
-        self.given = sum(type_of(value).nbytes(clock.symbols) for value in cotangents)
-        self.seconds = {node: clock.seconds(node) for node in ops_in(forward)}
+        self.cotangent_bytes = sum(type_of(value).nbytes(timing.symbols) for value in cotangents)
+        self.seconds = {node: timing.seconds(node) for node in ops_in(forward)}
 
     def _steps(self) -> Sequence[Step]:
         return [*self.forward, *self.backward]
@@ -140,7 +142,7 @@ class _Sketch:
         nbytes = sum(self.size[value] for value in requested)
         return _Choice(frozenset(), requested - inputs, inputs=inputs, nbytes=nbytes)
 
-    def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
+    def choices(self, is_dominated: Callable[[_Choice], bool]) -> Iterator[_Choice]:
         """Yield every choice of saved and recomputed values, pruned by `hopeless`.
 
         Each choice provides all values that the backward pass reads. Values are decided last to
@@ -149,15 +151,15 @@ class _Sketch:
         left = [_Choice(self.requested())]
         while left:
             choice = left.pop()
-            if hopeless(choice):
+            if is_dominated(choice):
                 continue
             if not choice.pending:
                 yield choice
                 continue
             value = max(choice.pending, key=self.order.__getitem__)
-            left += self._decided(choice, value)
+            left += self._branches(choice, value)
 
-    def _decided(self, choice: _Choice, value: fx.Node) -> Iterator[_Choice]:
+    def _branches(self, choice: _Choice, value: fx.Node) -> Iterator[_Choice]:
         rest, nbytes = choice.pending - {value}, choice.nbytes + self.size[value]
         if value.op == "placeholder":
             yield replace(choice, pending=rest, inputs=choice.inputs | {value}, nbytes=nbytes)
@@ -172,7 +174,7 @@ class _Sketch:
             seconds=choice.seconds + (0.0 if ran else self.seconds[source]),
         )
 
-    def priced(self, choice: _Choice) -> SavedSet:
+    def cost_of(self, choice: _Choice) -> SavedSet:
         ops = {self.source[value] for value in choice.recomputed}
         return SavedSet(
             names=frozenset(value.name for value in choice.saved),
@@ -187,7 +189,7 @@ class _Sketch:
         forward_peak = self._live_peak(entering, self._forward_steps(saved), saved | {self.result})
         saved_bytes = sum(self.size[value] for value in saved | inputs)
         backward_peak = self._live_peak(
-            self.given + saved_bytes, self._backward_steps(saved), self.returned | saved
+            self.cotangent_bytes + saved_bytes, self._backward_steps(saved), self.returned | saved
         )
         return max(forward_peak, backward_peak)
 
@@ -240,5 +242,5 @@ class _Sketch:
         return most
 
 
-def _makes(node: fx.Node) -> list[fx.Node]:
+def _produced(node: fx.Node) -> list[fx.Node]:
     return [value for value in values_of(node) if base_of(value) is value]

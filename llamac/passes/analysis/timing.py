@@ -1,9 +1,9 @@
 """Roofline estimate of when each op of a graph runs, with collectives running concurrently.
 
 An op takes the time of its arithmetic or of its memory traffic, whichever is longer; a collective
-that of its bytes on the wire. Each mesh axis transfers one collective at a time. Default rates are
-those of an A100 with NVLink. The estimate serves to order ops and to show the order: it ignores
-latency, launch overhead and contention.
+takes the time of its bytes on the wire. Each mesh axis transfers one collective at a time. The
+default rates are those of an A100 with NVLink. The estimate serves to order ops and to show the
+order: it ignores latency, launch overhead and contention.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import fx
 
 from llamac.ir.graph import attributes, op_of, type_of
 from llamac.ir.values import operands_of, operation_count, values_of
-from llamac.ops.async_tensor import transfers
+from llamac.ops.async_collectives import BY_START, is_collective, is_start, is_wait
+from llamac.ops.async_tensor import is_fused_collective
 from llamac.ops.collectives import all_reduce
-from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 
 Lane = str  # "compute", or a mesh axis
 COMPUTE: Lane = "compute"
@@ -26,10 +26,10 @@ COMPUTE: Lane = "compute"
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates that a device achieves.
+    """Achievable rates of a device.
 
-    device: its name. flops: FLOP/s of a large matmul. memory: bytes/s of device memory. wire:
-    bytes/s that each rank sends.
+    device: name of the device. flops: FLOP/s of a large matmul. memory: bytes/s of device memory.
+    wire: bytes/s that each rank sends.
     """
 
     device: str
@@ -42,11 +42,11 @@ A100 = Rates("A100, NVLink", flops=271e12, memory=1.5e12, wire=250e9)
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Estimator of the seconds of ops and collectives.
+class TimingModel:
+    """Roofline model of the seconds that ops and collectives take.
 
-    symbols, mesh: sizes of the program's symbolic dimensions and mesh axes. rates: passes always
-    use an A100's, so that the compiled program does not depend on the device in the spec.
+    symbols, mesh: sizes of the Program's symbolic dimensions and mesh axes.
+    rates: passes use the A100's, so that the compiled Program does not depend on the spec's device.
     """
 
     symbols: Mapping[str, int]
@@ -54,23 +54,23 @@ class Clock:
     rates: Rates = A100
 
     def seconds(self, node: fx.Node) -> float:
-        """Return the seconds of an op or of a collective's transfer; 0 for views and waits."""
+        """Return the seconds of an op, or of a collective's transfer; 0 for views and waits."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
             return self.wire_bytes(node) / self.rates.wire
         traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
-        under = self.wire_bytes(node) / self.rates.wire if transfers(node) else 0.0
+        under = self.wire_bytes(node) / self.rates.wire if is_fused_collective(node) else 0.0
         compute = operation_count(node, self.symbols) / self.rates.flops
         return max(compute, sum(traffic.values()) / self.rates.memory, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
         """Return the bytes that each rank sends in a ring collective.
 
-        That is (n - 1) / n of the full tensor, and twice that for an all_reduce.
+        That is (n - 1) / n of the full tensor over n ranks, and twice that for an all_reduce.
         """
         ranks = self.mesh[attributes(node)["axis"]]
-        if transfers(node):  # before the matmul its input, or after it its output
+        if is_fused_collective(node):  # before the matmul its input, or after it its output
             kind = node.meta["type"]
             share = (
                 self._nbytes(operands_of(node)[0])
@@ -79,7 +79,7 @@ class Clock:
             )
             return share * (ranks - 1)
         whole = max(self._nbytes(node), self._nbytes(operands_of(node)[0]))
-        op = BY_START[op_of(node)].whole if is_start(node) else op_of(node)
+        op = BY_START[op_of(node)].synchronous if is_start(node) else op_of(node)
         return whole * (ranks - 1) / ranks * (2 if op is all_reduce else 1)
 
     def _nbytes(self, value: fx.Node) -> int:
@@ -88,9 +88,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Span:
-    """Time of one op, in seconds from the graph's start.
+    """Interval in which one op runs, in seconds from the graph's start.
 
-    lane: `compute`, or the mesh axis of a collective. exposed: seconds that compute waited for it.
+    lane: `compute`, or the mesh axis of a collective.
+    exposed: seconds that computation waited for a collective.
     """
 
     node: fx.Node
@@ -101,15 +102,16 @@ class Span:
 
     @property
     def kind(self) -> Literal["compute", "collective"]:
-        """Return whether the op is a collective or any other."""
+        """Whether the op is a collective."""
         return "compute" if self.lane == COMPUTE else "collective"
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Simulated times of a graph's ops.
+    """Simulated schedule of a graph.
 
-    spans: of all ops with a duration, in program order. seconds: time of the compute lane.
+    spans: intervals of all ops with a duration, in program order.
+    seconds: time at which computation ends.
     """
 
     spans: tuple[Span, ...]
@@ -117,30 +119,30 @@ class Timeline:
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
-        """Return the lanes: `compute`, then the mesh axes in order of first use."""
+        """`compute`, then the mesh axes in the order of their first collective."""
         axes = (span.lane for span in self.spans if span.kind == "collective")
         return (COMPUTE, *dict.fromkeys(axes))
 
     @property
     def communication(self) -> float:
-        """Return the seconds of all collectives, hidden or not."""
+        """Total seconds of all collectives, hidden or not."""
         return sum(span.end - span.begin for span in self.spans if span.kind == "collective")
 
     @property
     def exposed(self) -> float:
-        """Return the seconds that compute waited for collectives."""
+        """Total seconds that computation waited for collectives."""
         return sum(span.exposed for span in self.spans)
 
 
-def timeline(order: Iterable[fx.Node], clock: Clock) -> Timeline:
+def timeline(order: Iterable[fx.Node], timing: TimingModel) -> Timeline:
     """Simulate ops in the given order and return their start and end times.
 
-    A collective without a wait ends with the graph.
+    A collective that is never waited for does not delay the end of the computation.
     """
     spans: dict[fx.Node, Span] = {}
-    now, free = 0.0, dict.fromkeys(clock.mesh, 0.0)
+    now, free = 0.0, dict.fromkeys(timing.mesh, 0.0)
     for node in order:
-        seconds = clock.seconds(node)
+        seconds = timing.seconds(node)
         if is_wait(node):
             (start,) = operands_of(node)
             span = spans[start]

@@ -14,7 +14,8 @@ from torch import fx
 from llamac.ir.graph import attributes, op_of, type_of
 from llamac.ir.types import Dim
 from llamac.ir.values import operands_of, operation_count, values_of
-from llamac.ops.async_tensor import transfers
+from llamac.ops.async_collectives import BY_START, is_collective, is_start, is_wait
+from llamac.ops.async_tensor import is_fused_collective
 from llamac.ops.attention import attention, attention_backward
 from llamac.ops.collectives import all_reduce
 from llamac.ops.context import context_attention, context_attention_backward
@@ -25,9 +26,8 @@ from llamac.ops.norm import (
     rms_norm,
     rms_norm_backward,
 )
-from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 from llamac.ops.rope import rope
-from llamac.passes.analysis.timing import Clock
+from llamac.passes.analysis.timing import TimingModel
 from llamac.plan.cost.collective import collective_seconds
 from llamac.plan.cost.framework import FrameworkProfile
 from llamac.plan.cost.tiles import waste
@@ -44,7 +44,7 @@ BLOCK = 128  # positions of a block, that attention's efficiencies are given for
 
 
 @dataclass(frozen=True)
-class DeviceCost(Clock):
+class DeviceCost(TimingModel):
     """Seconds of ops under a framework.
 
     Attributes:
@@ -79,13 +79,13 @@ class DeviceCost(Clock):
         if op_of(node) in (*FORWARD, *BACKWARD):
             return self._attention(node, flops)
         if flops:
-            under = self._transfer(node) if transfers(node) else 0.0
+            under = self._transfer(node) if is_fused_collective(node) else 0.0
             fp8 = self.fp8 and op_of(node) in LINEAR
             rows, columns, inner = self._shape(node)
             times = flops / (2 * rows * columns * inner)
             one = self.matmul(rows, columns, inner, fp8)
             return max(times * one, under) + self._loss(node, rows * columns)
-        if op_of(node).scores_tokens:
+        if op_of(node).is_loss:
             logits = next(v for v in operands_of(node) if len(type_of(v).shape) == 3)
             return self._loss(node, type_of(logits).elements(self.symbols))
         return self.moved(self._traffic(node), self.profile.kernels)
@@ -151,7 +151,7 @@ class DeviceCost(Clock):
 
     def _transfer(self, node: fx.Node) -> float:
         axis = attributes(node)["axis"]
-        op = BY_START[op_of(node)].whole if is_start(node) else op_of(node)
+        op = BY_START[op_of(node)].synchronous if is_start(node) else op_of(node)
         rounds = 2.0 if op is all_reduce else 1.0
         return self.collective(self.wire_bytes(node), self.mesh[axis], self.strides[axis], rounds)
 
@@ -184,7 +184,7 @@ class DeviceCost(Clock):
 
     def _loss(self, node: fx.Node, logits: float) -> float:
         """Return the seconds of a loss's memory traffic for logits, without its matmuls."""
-        if not op_of(node).scores_tokens:
+        if not op_of(node).is_loss:
             return 0.0
         # Both passes in one op, or half of it in each.
         share = 1.0 if "with_gradients" in op_of(node).name else 0.5

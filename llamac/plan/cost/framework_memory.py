@@ -12,7 +12,7 @@ from llamac.ir.graph import is_op, op_of, ops_in, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.values import operands_of
 from llamac.ops.norm import head_rms_norm, rms_norm
-from llamac.passes.analysis.liveness import Live
+from llamac.passes.analysis.liveness import LiveMemory
 from llamac.passes.analysis.peak_memory import Activations, activations
 from llamac.plan.cost.framework import SOFTMAX_DROPOUT, ScoreTraffic
 from llamac.plan.setting import Setting
@@ -129,8 +129,8 @@ def _head_moments(
     for module, saved in ((region.forward, region.saved), (region.backward, ())):
         if module is None:
             continue
-        live = Live(module.graph, saved, symbols)
+        live = LiveMemory(module.graph, saved, symbols)
         for node in ops_in(module.graph):
-            here = logits if op_of(node).scores_tokens else 0.0
+            here = logits if op_of(node).is_loss else 0.0
             yield live.during(node) + here, here
             live.run(node)

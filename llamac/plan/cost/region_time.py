@@ -11,7 +11,7 @@ from torch import fx
 from llamac.ir.graph import attributes, ops_in
 from llamac.ir.program import Region
 from llamac.ir.values import operation_count
-from llamac.ops.overlapped import is_collective, is_start, is_wait
+from llamac.ops.async_collectives import is_collective, is_start, is_wait
 from llamac.passes.analysis.timing import COMPUTE, Span, timeline
 from llamac.plan.cost.device_cost import DeviceCost
 

@@ -18,15 +18,15 @@ from llamac.passes.analysis.peak_memory import (
     CONTEXT,
     FRAGMENTS,
     Activations,
-    Fresh,
     Memory,
     Sharding,
     StageParameters,
-    fresh_gradients,
+    StepGradients,
     micro_batches_in_flight,
     peak_activation_bytes,
     stage_parameters,
-    states,
+    step_gradients,
+    training_state,
 )
 from llamac.plan.cost.data_parallel import DataParallel, total_seconds
 from llamac.plan.cost.device_cost import DeviceCost
@@ -281,7 +281,7 @@ class StepModel:
         """Return the peak memory of one pipeline rank."""
         layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
         own = self.parameters(rank)
-        state = states(
+        state = training_state(
             own,
             dtype,
             self.sharding,
@@ -296,8 +296,8 @@ class StepModel:
         schedule = (self.pp, virtual, self.micro_batches)
         in_flight = micro_batches_in_flight(rank, *schedule) if self.pp > 1 else 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
-        fresh = fresh_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
-        alive, logits = self._alive(runs, in_flight, last, fresh)
+        gradients = step_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
+        alive, logits = self._alive(runs, in_flight, last, gradients)
         tensors = sum(state.values()) + alive + logits
         process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
         process += self.setting.profile.communicator * self.communicators
@@ -306,7 +306,11 @@ class StepModel:
         )
 
     def _alive(
-        self, runs: Sequence[tuple[str, int]], in_flight: float, last: bool, fresh: Fresh
+        self,
+        runs: Sequence[tuple[str, int]],
+        in_flight: float,
+        last: bool,
+        gradients: StepGradients,
     ) -> tuple[float, float]:
         """Return (activations, logits) in bytes at a pipeline rank's memory peak.
 
@@ -316,12 +320,12 @@ class StepModel:
         """
         found = self.activations
         if last and self.setting.profile.logit_bytes is not None:
-            return peak_activation_bytes(found, runs, in_flight, True, fresh), found.logits
-        alive = peak_activation_bytes(found, runs, in_flight, False, fresh)
+            return peak_activation_bytes(found, runs, in_flight, True, gradients), found.logits
+        alive = peak_activation_bytes(found, runs, in_flight, False, gradients)
         if last:
             peak, there = head_peak(self.program, found.logits)
             head = peak_activation_bytes(
-                replace(found, head_peak=peak), runs, in_flight, True, fresh
+                replace(found, head_peak=peak), runs, in_flight, True, gradients
             )
             if head > alive:
                 return head - there, there

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
 from llamac.passes.analysis.peak_memory import Memory, activations, micro_batches_in_flight
-from llamac.passes.analysis.timing import Clock
-from llamac.passes.cut import region_seconds, spread
+from llamac.passes.analysis.timing import TimingModel
+from llamac.passes.cut import balance_equal_layers, region_seconds
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.search.graph_cache import block_program, with_layout
 from llamac.plan.search.layout_enumeration import (
@@ -272,7 +272,7 @@ class _Sizes:
 
     def __init__(self, program: Program, layers: int) -> None:
         self.layers = layers
-        cost = Clock(program.symbols, program.mesh)
+        cost = TimingModel(program.symbols, program.mesh)
         seconds = {name: region_seconds(one, cost) for name, one in program.regions.items()}
         self.each, self.ends = seconds[program.layers[0]], (seconds["embed"], seconds["head"])
         self.layer = activations(program).saved[program.layers[0]]
@@ -281,7 +281,7 @@ class _Sizes:
     def stages(self, schedule: PipelineSchedule) -> tuple[int, ...]:
         count = schedule.pipeline * schedule.virtual
         if count not in self.cuts:
-            self.cuts[count] = spread(self.each, self.layers, count, *self.ends)
+            self.cuts[count] = balance_equal_layers(self.each, self.layers, count, *self.ends)
         return self.cuts[count]
 
     def saved_bytes(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:

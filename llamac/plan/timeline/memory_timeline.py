@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llamac.ir.graph import op_of
-from llamac.passes.analysis.liveness import alive, saved_bytes
-from llamac.passes.analysis.peak_memory import Fresh, fresh_gradients, stage_parameters
+from llamac.passes.analysis.liveness import live_values, saved_bytes
+from llamac.passes.analysis.peak_memory import StepGradients, stage_parameters, step_gradients
 from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.timeline.pipeline_order import Direction
 from llamac.plan.timeline.step import StepTimeline
@@ -101,8 +101,8 @@ def holdings(step: StepTimeline) -> Iterator[EventHolding]:
     regions, symbols = step.program.regions, step.cost.symbols
     per_region = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
     per_region.update(step.model.activations.saved)
-    fresh = _fresh(step)
-    saved, lacking = 0.0, fresh.total
+    gradients = _step_gradients(step)
+    saved, lacking = 0.0, gradients.total
     runs = dict.fromkeys(per_region, 0)
     for event in step.events:
         own = per_region[event.name] if event.runs else 0.0
@@ -112,23 +112,23 @@ def holdings(step: StepTimeline) -> Iterator[EventHolding]:
         if event.runs:
             runs[event.name] += -1 if event.kind == "backward" else 1
         if event.kind == "backward":
-            lacking = max(0.0, lacking - _made(event, fresh, len(step.program.layers)))
+            lacking = max(0.0, lacking - _made(event, gradients, len(step.program.layers)))
 
 
-def _fresh(step: StepTimeline) -> Fresh:
+def _step_gradients(step: StepTimeline) -> StepGradients:
     model, program = step.model, step.program
     own = stage_parameters(program, len(program.layers), first=True, last=True)
     dtype = model.spec.precision.compute
-    return fresh_gradients(program, own, dtype, model.sharding, model.micro_batches)
+    return step_gradients(program, own, dtype, model.sharding, model.micro_batches)
 
 
-def _made(event: Event, fresh: Fresh, layers: int) -> float:
+def _made(event: Event, gradients: StepGradients, layers: int) -> float:
     """Return the bytes of gradients that a backward event allocates."""
     if event.layer is not None:
-        return fresh.layer
+        return gradients.layer
     if event.name == "embed":
-        return fresh.embedding
-    return fresh.total - fresh.embedding - layers * fresh.layer
+        return gradients.embedding
+    return gradients.total - gradients.embedding - layers * gradients.layer
 
 
 def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[Level]:
@@ -140,9 +140,9 @@ def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[
     }
     saved = whole.saved if direction == "forward" else ()
     now, levels = 0.0, []
-    for node, nbytes, values in alive(graph, saved, step.cost.symbols):
+    for node, nbytes, values in live_values(graph, saved, step.cost.symbols):
         now = max(now, begins.get(node.name, now))
-        logits = found.logits if op_of(node).scores_tokens else 0.0
+        logits = found.logits if op_of(node).is_loss else 0.0
         levels.append(Level(now, nbytes, logits, tuple(value.name for value in values)))
     # What a kernel writes for itself, such as attention's scores, no value of the graph is.
     if region in found.peak and direction == "backward":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamac.passes.analysis.liveness import Live, alive, saved_bytes
+from llamac.passes.analysis.liveness import LiveMemory, live_values, saved_bytes
 from llamac.plan.render.step_data import packed, step_data
 from llamac.plan.timeline.breakdown import transfer_costs
 from llamac.plan.timeline.memory_timeline import moments
@@ -75,8 +75,8 @@ def test_values_alive_have_the_bytes_alive(name: str) -> None:
     for region, way in step.graphs:
         whole, graph = step.program.regions[region], step.graph(region, way)
         saved = whole.saved if way == "forward" else ()
-        live = Live(graph, saved, step.cost.symbols)
-        for node, nbytes, values in alive(graph, saved, step.cost.symbols):
+        live = LiveMemory(graph, saved, step.cost.symbols)
+        for node, nbytes, values in live_values(graph, saved, step.cost.symbols):
             assert nbytes == live.during(node)
             assert nbytes == sum(value.meta["type"].nbytes(step.cost.symbols) for value in values)
             live.run(node)

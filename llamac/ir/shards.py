@@ -1,4 +1,4 @@
-"""Conversion between canonical parameters (named as in Meta's checkpoints) and ranks' parts."""
+"""Conversion between canonical parameters (named as in Meta's checkpoints) and ranks' shards."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from torch import Tensor
 from llamac.ir.program import Parameter, Piece, Program
 
 Coordinates = Mapping[str, int]
-"""Mesh axis → a rank's index on it, from 0."""
+"""Index of a rank on each mesh axis, from 0."""
 
-ALONE: Coordinates = MappingProxyType({})
+SINGLE_RANK: Coordinates = MappingProxyType({})
 
 
-def ranks(mesh: Mapping[str, int]) -> list[dict[str, int]]:
+def rank_coordinates(mesh: Mapping[str, int]) -> list[dict[str, int]]:
     """Return the mesh coordinates of every rank; the last axis varies fastest."""
     return [
         dict(zip(mesh, numbers, strict=True)) for numbers in product(*map(range, mesh.values()))
     ]
 
 
-def gather(
+def local_parameter(
     parameter: Parameter,
     weights: Mapping[str, Tensor],
     layer: int | None,
     mesh: Mapping[str, int],
     at: Coordinates,
 ) -> Tensor:
-    """Return the rank's part of a parameter, stacked from full canonical weights along dim 0.
+    """Return a rank's shard of a parameter, its pieces stacked along dim 0.
 
     A piece whose rows do not divide over the ranks is padded with zeros at the end.
 
     Args:
-        parameter: The trainer's parameter, whose layout says which part a rank has.
+        parameter: Entry of the parameter table, whose layout determines the shard.
         weights: Full weights by canonical name.
-        layer: The layer's number, which replaces `*` in names; None for other parameters.
+        layer: Layer number, which replaces `*` in names; None for parameters outside layers.
         mesh: Number of ranks on each axis.
         at: The rank's coordinates in the mesh.
     """
@@ -48,7 +48,7 @@ def gather(
         size, rank = mesh[axis], at[axis]
         if placement == "S(0)":
             parts = [
-                _padded(part[_rows(piece, size, rank)], piece.part(size))
+                _padded(part[_rows(piece, size, rank)], piece.rank_rows(size))
                 for piece, part in zip(parameter.pieces, parts, strict=True)
             ]
         else:
@@ -59,7 +59,7 @@ def gather(
 
 def _rows(piece: Piece, size: int, rank: int) -> slice:
     """Return the canonical rows of a piece that one of `size` ranks holds."""
-    part = piece.part(size)
+    part = piece.rank_rows(size)
     start = rank // piece.copies * part
     return slice(min(start, piece.rows), min(start + part, piece.rows))
 
@@ -73,33 +73,34 @@ def canonical_gradients(
     program: Program,
     rank_gradients: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]],
 ) -> dict[str, Tensor]:
-    """Return the full gradients by canonical name, assembled from those of all ranks.
+    """Return the full gradients by canonical name, assembled from the gradients of all ranks.
 
-    rank_gradients: each rank's coordinates and its gradients by (parameter, layer). They are summed
-    over `cp`, since each rank's loss is a sum over its own positions.
+    Gradients are summed over `cp`, since each rank's loss is a sum over its own positions.
+
+    rank_gradients: each rank's coordinates, and its gradients by (parameter, layer number or None).
     """
     found: dict[str, Tensor] = {}
     for name, layer in rank_gradients[0][1]:
         parameter = program.parameters[name]
         by_rank = [(at, gradients[name, layer]) for at, gradients in rank_gradients]
-        for piece, gradient in _whole(parameter, by_rank, program):
+        for piece, gradient in _full_gradients(parameter, by_rank, program):
             found[piece.name.replace("*", str(layer))] = gradient
     return found
 
 
-def _whole(
+def _full_gradients(
     parameter: Parameter, by_rank: list[tuple[Coordinates, Tensor]], program: Program
 ) -> Iterator[tuple[Piece, Tensor]]:
-    mesh, summed = program.mesh, program.summed(parameter)
+    mesh, reduced = program.mesh, program.reduction_axes(parameter)
     split = dict(parameter.type.layout)
     ranks_of = {axis: mesh[axis] for axis, place in split.items() if place == "S(0)"}
     size = next(iter(ranks_of.values()), 1)
     start = 0
     for piece in parameter.pieces:
-        rows = piece.part(size)
+        rows = piece.rank_rows(size)
         total: Tensor | None = None
         for at, gradient in by_rank:
-            if any(at[axis] for axis in mesh if axis not in summed and axis not in split):
+            if any(at[axis] for axis in mesh if axis not in reduced and axis not in split):
                 continue  # a copy of another rank's part
             part = gradient[start : start + rows]
             place = [slice(None)] * part.ndim

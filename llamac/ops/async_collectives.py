@@ -1,7 +1,7 @@
 """Asynchronous collectives: a start op, which returns at once, and a wait op for the result.
 
-A started value has the type of the result, since the result's memory is allocated at the start.
-Its only reader must be its wait, which the verifier checks.
+The start op's value has the type of the result, whose memory is allocated at the start. Its only
+reader must be its wait, which the verifier checks.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from llamac.ops.collectives import all_gather, all_reduce, reduce_scatter
 from llamac.runtime.distributed import collectives
 
 
-def _infer_wait_whole(started: TensorType, *, axis: str, dim: int | None = None) -> TensorType:
-    _placed(started, axis, "R")
+def _infer_wait_replicated(started: TensorType, *, axis: str, dim: int | None = None) -> TensorType:
+    _expect_placement(started, axis, "R")
     return started
 
 
-def _infer_wait_part(started: TensorType, *, axis: str, dim: int) -> TensorType:
-    _placed(started, axis, f"S({dim})")
+def _infer_wait_shard(started: TensorType, *, axis: str, dim: int) -> TensorType:
+    _expect_placement(started, axis, f"S({dim})")
     return started
 
 
-def _placed(started: TensorType, axis: str, placement: str) -> None:
+def _expect_placement(started: TensorType, axis: str, placement: str) -> None:
     found = started.placement(axis)
     expect(
         found == placement, f"on {axis} it gives {placement}, but the operand is typed as {found}"
@@ -54,7 +54,7 @@ all_gather_start = Op(
 )
 all_gather_wait = Op(
     "all_gather_wait",
-    _infer_wait_whole,
+    _infer_wait_replicated,
     collectives.all_gather_wait,
     emit=lambda x, axis, dim: f"all_gather_wait({x}, {axis}, dim={dim})",
     cost="view",
@@ -68,7 +68,7 @@ reduce_scatter_start = Op(
 )
 reduce_scatter_wait = Op(
     "reduce_scatter_wait",
-    _infer_wait_part,
+    _infer_wait_shard,
     collectives.reduce_scatter_wait,
     emit=lambda x, axis, dim: f"reduce_scatter_wait({x}, {axis}, dim={dim})",
     cost="view",
@@ -82,7 +82,7 @@ all_reduce_start = Op(
 )
 all_reduce_wait = Op(
     "all_reduce_wait",
-    _infer_wait_whole,
+    _infer_wait_replicated,
     collectives.all_reduce_wait,
     emit=lambda x, axis: f"all_reduce_wait({x}, {axis})",
     cost="view",
@@ -90,27 +90,27 @@ all_reduce_wait = Op(
 
 
 @dataclass(frozen=True)
-class Halves:
-    """A synchronous collective and the start and wait ops that replace it."""
+class AsyncCollective:
+    """A synchronous collective, and the start and wait ops that replace it."""
 
-    whole: Op
+    synchronous: Op
     start: Op
     wait: Op
 
 
-HALVES = (
-    Halves(all_gather, all_gather_start, all_gather_wait),
-    Halves(reduce_scatter, reduce_scatter_start, reduce_scatter_wait),
-    Halves(all_reduce, all_reduce_start, all_reduce_wait),
+ASYNC_COLLECTIVES = (
+    AsyncCollective(all_gather, all_gather_start, all_gather_wait),
+    AsyncCollective(reduce_scatter, reduce_scatter_start, reduce_scatter_wait),
+    AsyncCollective(all_reduce, all_reduce_start, all_reduce_wait),
 )
-BY_WHOLE = {halves.whole: halves for halves in HALVES}
-BY_START = {halves.start: halves for halves in HALVES}
-WAITS = frozenset(halves.wait for halves in HALVES)
+BY_COLLECTIVE = {form.synchronous: form for form in ASYNC_COLLECTIVES}
+BY_START = {form.start: form for form in ASYNC_COLLECTIVES}
+WAITS = frozenset(form.wait for form in ASYNC_COLLECTIVES)
 
 
 def is_collective(node: fx.Node) -> bool:
     """Return whether a node calls a synchronous collective that has an asynchronous form."""
-    return is_op(node, *BY_WHOLE)
+    return is_op(node, *BY_COLLECTIVE)
 
 
 def is_start(node: fx.Node) -> bool:
