@@ -25,4 +25,4 @@ def test_kinds_of_sources_and_padding_agree() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_spec_and_trainer_agree_on_what_must_be_cleaned_first(kind, stage) -> None:
     source = data.Source.model_construct(name="a", kind=kind, share=1.0, stage=stage)
-    assert source.cleaned == input_files.needs_cleaning({"kind": kind, "stage": stage})
+    assert source.needs_cleaning == input_files.needs_cleaning({"kind": kind, "stage": stage})

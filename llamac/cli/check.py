@@ -88,7 +88,7 @@ def _facts(spec: Spec) -> dict[str, Any]:
         "tokens": steps * batch.tokens,
         "tokens_per_step": batch.tokens,
         "ranks": spec.parallel.ranks,
-        "spec": spec.written(),
+        "spec": spec.toml_values(),
     }
 
 

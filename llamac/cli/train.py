@@ -116,7 +116,7 @@ def _require_checkpoint(resume: str, run: Path) -> None:
 def _require_data(spec: Spec, run: Path) -> None:
     """Prepare the sources that the trainer cannot read by itself, unless already done."""
     directory = directory_of(spec, run)
-    raw = any(source.cleaned for source in spec.data.source)
+    raw = any(source.needs_cleaning for source in spec.data.source)
     if raw and not (directory / "manifest.json").is_file():
         prepare_here(spec, directory)
 

@@ -137,7 +137,7 @@ def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
 
 def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:
     """Return the text of the import's spec.toml: one process, with paths relative to the file."""
-    table = spec.replace(ONE_RANK).written()
+    table = spec.replace(ONE_RANK).toml_values()
     table.pop("init", None)
     if frozen:
         table["init"] = {"from": str(frozen.checkpoint)}

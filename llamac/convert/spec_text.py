@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from llamac.resources import shipped_specs
 from llamac.spec import load_spec
 from llamac.spec.model import Model
-from llamac.spec.toml.writer import string, toml_literal
+from llamac.spec.toml.writer import toml_literal, toml_string
 
 SHAPE = ("dim", "n_layers", "n_heads")
 """Keys of [model] without defaults."""
@@ -52,12 +52,12 @@ def spec_text(
         "# `llamac train` continues its training: name your own text below.",
     ]
     lines += [f'extends = "{base[0]}"'] if base else []
-    lines += ["", "[init]", f"from = {string(name)}  # weights; the optimizer starts afresh"]
+    lines += ["", "[init]", f"from = {toml_string(name)}  # weights; the optimizer starts afresh"]
     if finetune:
         lines += ["", "[finetune]", *(_line(key, value) for key, value in finetune.items())]
     if overrides:
         lines += ["", "[model]", *(_line(key, value) for key, value in overrides.items())]
-    lines += ["", "[tokenizer]", f"path = {string(f'{name}/{tokenizer}')}"]
+    lines += ["", "[tokenizer]", f"path = {toml_string(f'{name}/{tokenizer}')}"]
     lines += [f"eos = {eos}  # ends a document"] if eos is not None else []
     lines += [
         "",

@@ -66,12 +66,12 @@ def open_trained(run: Path, which: str, log: Log) -> TrainedModel:
         )
     tensors, shapes, finetune = read_weights(opened.checkpoint), shapes_of(spec), spec.finetune
     adapters: dict[str, Stored] = {}
-    if finetune.adapts:
+    if finetune.is_lora:
         adapters = {name: tensors[name] for name in shapes if name in tensors}
         tensors = read_weights(find_base_weights(opened.checkpoint)) | tensors
     require_tensors(tensors, shapes, str(opened.checkpoint))
     tensors = {name: tensors[name] for name in shapes}
-    if finetune.adapts:
+    if finetune.is_lora:
         tensors = merge_adapters(tensors, finetune.scale)
         spec = spec.model_copy(update={"finetune": Finetune()})
     return TrainedModel(opened, spec, tensors, adapters, finetune)

@@ -277,7 +277,7 @@ def _reader_of(plan: SourcePlan, path: str) -> Read:
 
     def read(skipped: Skipped) -> Iterator[Document]:
         if source.kind in PYTHON:
-            texts = documents(source.written(), skipped)
+            texts = documents(source.toml_values(), skipped)
             yield from (Document(text, source.kind, n) for n, text in enumerate(texts, 1))
             return
         try:

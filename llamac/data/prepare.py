@@ -71,7 +71,7 @@ def plan_preparation(spec: Spec, directory: Path, sizes: PartSizes = DEFAULT_SIZ
 
     Raises StageError if a stage lacks a file or package, SourceError if a source has no input.
     """
-    tuning = Supervision(tuple(spec.tokenizer.written().items()), spec.batch.sequence_length)
+    tuning = Supervision(tuple(spec.tokenizer.toml_values().items()), spec.batch.sequence_length)
     plans = tuple(
         plan_source(
             source,
@@ -88,8 +88,8 @@ def job_of(spec: Spec, directory: Path) -> PrepareJob:
     """Return the job by which the emitted trainer would prepare the same data."""
     return PrepareJob(
         directory,
-        [source.written() for source in spec.data.source],
-        {"path": None, "eos": None, **spec.tokenizer.written()},
+        [source.toml_values() for source in spec.data.source],
+        {"path": None, "eos": None, **spec.tokenizer.toml_values()},
         spec.model.vocab_size,
         spec.data.validation,
         spec.data.shard_tokens,

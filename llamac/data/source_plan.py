@@ -126,7 +126,7 @@ def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
     from llamac.data.stages import facts
 
     prefix = f"data.source.{plan.source.name}"
-    settings = source_settings(plan.source.written())
+    settings = source_settings(plan.source.toml_values())
     settings |= {f"{prefix}.paths: the files": plan.inputs} if plan.inputs else {}
     if plan.source.kind == "tokens":
         pieces = source_tokenizer(plan.source).pieces_sha256

@@ -50,6 +50,6 @@ def apply_filters(documents: Iterable[Document], filters: Sequence[Filter]) -> I
 
 def texts(source: Source) -> Iterator[str]:
     """Yield the texts of a source as they would be tokenised, except that surveys are left out."""
-    if not source.cleaned and source.kind not in CONVERSATIONS:
+    if not source.needs_cleaning and source.kind not in CONVERSATIONS:
         return documents(source.model_dump())
     return (document.text for document in apply_filters(stream_documents(source), filters(source)))

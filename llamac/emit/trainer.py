@@ -94,7 +94,7 @@ def _values(spec: Spec) -> dict[str, Any]:
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
     graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune))
     batch, reader, step = "tokens, labels", "mesh", "accumulate(model, tokens, labels, mesh)"
-    if spec.finetune.prefers:
+    if spec.finetune.is_dpo:
         batch, reader = "batch", "preferences"
         step = "preferences.accumulate(batch, MICRO_BATCH)"
     elif spec.parallel.pipeline > 1:
@@ -143,7 +143,7 @@ def _values(spec: Spec) -> dict[str, Any]:
             "tasks": list(spec.eval.tasks),
             "count": spec.eval.task_questions,
         },
-        "prefers": spec.finetune.prefers,
+        "prefers": spec.finetune.is_dpo,
         "preference": {
             "beta": spec.finetune.beta,
             "label_smoothing": spec.finetune.label_smoothing,

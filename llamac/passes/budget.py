@@ -52,7 +52,7 @@ class Limit:
 
     nbytes: the budget in bytes. where: line of the spec that sets it, for messages.
     dtype: compute dtype, `bf16` or `fp32`.
-    sharding, sharers: the training state that is sharded, and the number of ranks that share it.
+    sharding, fsdp_ranks: the training state that is sharded, and the number of ranks that share it.
     state_bytes: bytes of optimizer state per parameter.
     micro_batches: micro-batches per data-parallel rank per step; 1 if each reduces its gradients.
     pipeline, virtual: pipeline ranks, and stages per rank.
@@ -63,7 +63,7 @@ class Limit:
     where: str
     dtype: str
     sharding: Sharding
-    sharers: int
+    fsdp_ranks: int
     state_bytes: int
     micro_batches: int
     pipeline: int = 1
@@ -231,7 +231,7 @@ def candidate_costs(program: Program, sets: Sequence[SavedSet], limit: Limit) ->
             mine,
             limit.dtype,
             limit.sharding,
-            limit.sharers,
+            limit.fsdp_ranks,
             limit.micro_batches,
             whole_stage=pipeline > 1,
             state_bytes=limit.state_bytes,

@@ -115,7 +115,7 @@ class _Lowering:
         labels = g.placeholder("labels", self.tokens)
         logits = self._logits(g, x)
         op, name = (cross_entropy, "loss")
-        if self.spec.finetune.prefers:
+        if self.spec.finetune.is_dpo:
             op, name = log_probability, "log_probabilities"
         return Region("head", g.output(g.op(op, logits, labels, name=name)))
 
@@ -249,7 +249,7 @@ class _Lowering:
         """Return A and B of each adapted linear; B starts at zero, so they add nothing at first."""
         finetune, weights = self.spec.finetune, {}
         for key, (rows, columns) in shapes.items():
-            if finetune.adapts and key.rpartition(".")[2] in finetune.targets:
+            if finetune.is_lora and key.rpartition(".")[2] in finetune.targets:
                 # peft's: Kaiming's uniform with a = √5, whose bound is 1/√columns.
                 drawn = Init("uniform", (3 * columns) ** -0.5)
                 halves = {"a": ((finetune.rank, columns), drawn)}
@@ -310,7 +310,7 @@ class _Lowering:
         """
         kind = TensorType(self.dtype, shape)
         piece = Piece(name, shape[0], init or Init("normal", self.model.init_std))
-        trainable |= not self.spec.finetune.adapts
+        trainable |= not self.spec.finetune.is_lora
         entry = Parameter(name, kind, (piece,), self._at(where), trainable)
         self.parameters.setdefault(name, entry)
         return g.placeholder(

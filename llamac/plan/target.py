@@ -20,7 +20,7 @@ from llamac.plan.device.device import (
 )
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
-from llamac.spec.validation.errors import either
+from llamac.spec.validation.errors import join_options
 
 
 def device_for(spec: Spec, name: str | None = None) -> Device:
@@ -82,7 +82,7 @@ def on_gpus(spec: Spec, gpus: int) -> Spec:
         except SpecError:
             pass
     near = list(_nearest(spec, gpus, model_ranks))
-    ways = f"{either(near)} GPUs would do" if near else "change the batch"
+    ways = f"{join_options(near)} GPUs would do" if near else "change the batch"
     raise LayoutError(
         f"{spec.name} cannot run on {gpus} GPUs: each copy of the model takes {model_ranks} of "
         f"them, and its data ranks take whole micro-batches of {spec.batch.micro_batch} out of "

@@ -1,4 +1,4 @@
-"""The spec: one Pydantic model per TOML section, and errors that point into the file."""
+"""The spec: a Pydantic model for each TOML section, and errors that point into the file."""
 
 from llamac.spec.loader import load_spec
 from llamac.spec.root import Spec

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from llamac.spec.section import DERIVED, Section, only_one
+from llamac.spec.section import DERIVED, Section, require_one_of
 from llamac.spec.units import Count, Tokens
-from llamac.spec.validation.errors import Problem, either, nearest_divisors, nearest_multiples
+from llamac.spec.validation.errors import Problem, join_options, nearest_divisors, nearest_multiples
 
 
 class Batch(Section):
-    """Size of an optimizer step's batch: either `tokens` or `sequences`.
+    """Batch of an optimizer step, given as either `tokens` or `sequences`.
 
-    Both are ints after validation.
+    After validation both are set.
     """
 
     sequence_length: Count = Field(default=2048, description="Tokens in one training sequence.")
@@ -30,24 +30,26 @@ class Batch(Section):
     micro_batch: Count = Field(default=1, description="Sequences in one forward pass.")
 
     def rules(self) -> Iterator[Problem]:
-        if broken := list(only_one(self, "tokens", "sequences")):
+        if broken := list(require_one_of(self, "tokens", "sequences")):
             yield from broken
             return
         length = self.sequence_length
-        if self.given("tokens") and self.tokens % length:
+        if self.is_set("tokens") and self.tokens % length:
             message = f"tokens = {self.tokens} is not a multiple of sequence_length = {length}"
-            ways = f"tokens = {either(nearest_multiples(self.tokens, of=length))} works"
+            ways = f"tokens = {join_options(nearest_multiples(self.tokens, of=length))} works"
             yield Problem(("tokens",), message, ways)
             return
         sequences = self.sequences or self.tokens // length
         if sequences % self.micro_batch:
             message = f"a step of {sequences} sequences is not a multiple of micro_batch"
             message += f" = {self.micro_batch}"
-            ways = f"micro_batch = {either(nearest_divisors(self.micro_batch, of=sequences))}"
-            ways += f" or sequences = {either(nearest_multiples(sequences, of=self.micro_batch))}"
+            ways = f"micro_batch = {join_options(nearest_divisors(self.micro_batch, of=sequences))}"
+            ways += (
+                f" or sequences = {join_options(nearest_multiples(sequences, of=self.micro_batch))}"
+            )
             yield Problem(("micro_batch",), message, ways + " works")
 
-    def derived(self) -> dict[str, Any]:
+    def derived_values(self) -> dict[str, Any]:
         sequences = self.sequences or self.tokens // self.sequence_length
         return {"sequences": sequences, "tokens": sequences * self.sequence_length}
 
@@ -55,7 +57,7 @@ class Batch(Section):
         """Return the number of micro-batches per step on each of `data_ranks` ranks."""
         return self.sequences // (self.micro_batch * data_ranks)
 
-    def written(self) -> dict[str, Any]:
-        keys = super().written()
-        implied = "sequences" if self.given("tokens") else "tokens"
+    def toml_values(self) -> dict[str, Any]:
+        keys = super().toml_values()
+        implied = "sequences" if self.is_set("tokens") else "tokens"
         return {key: keys[key] for key in keys if key != implied}

@@ -1,4 +1,4 @@
-"""[checkpoint]: interval and number of checkpoints."""
+"""[checkpoint]: interval between checkpoints, and the number of them that are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamac.spec.units import Count
 
 
 class Checkpoint(Section):
-    """Interval between checkpoints, and the number of checkpoints kept."""
+    """Interval between checkpoints, and the number of them that are kept."""
 
     every: Count = Field(default=1000, description="Steps between checkpoints.")
     keep: Count = Field(default=3, description="Newest checkpoints kept.")

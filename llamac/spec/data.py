@@ -13,16 +13,16 @@ from llamac.spec.units import Bytes, Tokens
 from llamac.spec.validation.errors import Problem
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Safe as a directory's name on any system."""
+"""Pattern of names that are safe as a directory's name on any system."""
 
 SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.data.mixture.PERIOD
 
 
 PYTHON = ("python-docs", "python-source")
-"""Kinds that read no files of one's own."""
+"""Kinds of sources whose text comes with Python, so that they have no `paths`."""
 
 CONVERSATIONS = ("supervised", "preferences")
-"""Kinds of questions with answers, of which the answers alone have a loss."""
+"""Kinds of sources with questions and answers; only the answers have a loss."""
 
 
 class Source(Section):
@@ -84,8 +84,8 @@ class Source(Section):
     )
 
     @property
-    def cleaned(self) -> bool:
-        """Return whether `llamac data prepare` must clean the source before training."""
+    def needs_cleaning(self) -> bool:
+        """Whether `llamac data prepare` must clean the source before training."""
         return self.kind not in (*PYTHON, *CONVERSATIONS, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
@@ -105,18 +105,18 @@ class Source(Section):
             yield Problem(("paths",), f'kind = "{self.kind}" needs `paths`', hint)
         unused = ("text_field", "stage") if self.kind in CONVERSATIONS else ()
         for key in ("paths", "text_field", "stage") if self.kind in PYTHON else unused:
-            if key in self.model_fields_set and self.given(key):
+            if key in self.model_fields_set and self.is_set(key):
                 message = f'`{key}` has no effect with kind = "{self.kind}"'
                 yield Problem((key,), message, 'remove it, or use kind = "files"', at="key")
 
-    def derived(self) -> dict[str, Any]:
-        return {} if self.given("stage") else {"stage": DEFAULT_STAGES.get(self.kind, ())}
+    def derived_values(self) -> dict[str, Any]:
+        return {} if self.is_set("stage") else {"stage": DEFAULT_STAGES.get(self.kind, ())}
 
-    def written(self) -> dict[str, Any]:
-        keys = super().written()
+    def toml_values(self) -> dict[str, Any]:
+        keys = super().toml_values()
         unused = ("paths", "text_field") if self.kind in PYTHON else ()
         unused = ("text_field",) if self.kind in CONVERSATIONS else unused
-        unused = unused if self.cleaned else (*unused, "stage")
+        unused = unused if self.needs_cleaning else (*unused, "stage")
         return {key: keys[key] for key in keys if key not in unused}
 
 
@@ -132,7 +132,7 @@ class Phase(Section):
 
 
 class Data(Section):
-    """The training text: its sources, mixture and directory."""
+    """The training text: its sources, their mixture, and the directory of prepared shards."""
 
     FILES = ("directory",)
 
@@ -168,36 +168,36 @@ class Data(Section):
 
     @property
     def supervised(self) -> bool:
-        """Return whether a source is of conversations or preferences: only answers have a loss."""
+        """Whether a source has conversations or preferences; then only answers have a loss."""
         return any(source.kind in CONVERSATIONS for source in self.source)
 
     @property
-    def prefers(self) -> bool:
-        """Return whether a source is of preferences: pairs of a chosen and a rejected answer."""
+    def has_preferences(self) -> bool:
+        """Whether a source consists of preferences: pairs of a chosen and a rejected answer."""
         return any(source.kind == "preferences" for source in self.source)
 
-    def derived(self) -> dict[str, Any]:
+    def derived_values(self) -> dict[str, Any]:
         packing = "best_fit" if self.supervised else "concatenate"
-        usual = {"packing": "pairs" if self.prefers else packing}
-        usual |= {"document_mask": self.supervised and not self.prefers}
-        return {key: value for key, value in usual.items() if not self.given(key)}
+        usual = {"packing": "pairs" if self.has_preferences else packing}
+        usual |= {"document_mask": self.supervised and not self.has_preferences}
+        return {key: value for key, value in usual.items() if not self.is_set(key)}
 
     def rules(self) -> Iterator[Problem]:
         first: dict[str, int] = {}
         if self.supervised and self.packing == "concatenate":
             message = 'packing = "concatenate" would cut answers off their questions'
             yield Problem(("packing",), message, 'use packing = "best_fit", or leave it out')
-        if self.given("packing") and (self.packing == "pairs") != self.prefers:
+        if self.is_set("packing") and (self.packing == "pairs") != self.has_preferences:
             message = f'packing = "{self.packing}", but preferences are packed in pairs'
             yield Problem(("packing",), message, "leave it out; it follows from the sources")
-        if self.prefers and self.document_mask:
+        if self.has_preferences and self.document_mask:
             message = "document_mask = true has no effect on pairs, each a sequence of its own"
             yield Problem(("document_mask",), message, "leave it out")
-        if self.prefers and self.phase:
+        if self.has_preferences and self.phase:
             message = "the shares of preferences cannot change in phases"
             yield Problem(("phase",), message, "remove [[data.phase]]")
         for index, source in enumerate(self.source):
-            if self.prefers and source.kind != "preferences":
+            if self.has_preferences and source.kind != "preferences":
                 message = f'kind = "{source.kind}" cannot be mixed with preferences'
                 yield Problem(("source", index, "kind"), message, "train on it in a run before")
             # Shards are directories, and some file systems do not tell case apart.

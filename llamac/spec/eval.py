@@ -1,4 +1,4 @@
-"""[eval]: validation loss and a sample, while training."""
+"""[eval]: validation loss, tasks and a sample, computed during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamac.spec.validation.errors import Problem
 
 
 class Eval(Section):
-    """Validation loss and a sample, while training."""
+    """Validation loss, tasks and a sample, computed during training."""
 
     FILES: ClassVar[tuple[str, ...]] = ("questions",)
 

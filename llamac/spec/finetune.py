@@ -1,4 +1,4 @@
-"""[finetune]: method and objective of fine-tuning the model that the run begins from."""
+"""[finetune]: method and objective of fine-tuning the weights of `init.from`."""
 
 from __future__ import annotations
 
@@ -59,35 +59,35 @@ class Finetune(Section):
     )
 
     @property
-    def prefers(self) -> bool:
-        """Return whether the objective compares pairs of answers (dpo)."""
+    def is_dpo(self) -> bool:
+        """Whether the objective compares pairs of answers."""
         return self.objective == "dpo"
 
     @property
-    def adapts(self) -> bool:
-        """Return whether adapters alone are trained (lora), and all other weights frozen."""
+    def is_lora(self) -> bool:
+        """Whether only adapters are trained, and all other weights are frozen."""
         return self.method == "lora"
 
     @property
     def scale(self) -> float:
-        """Return alpha / rank, the factor of an adapter's output."""
+        """Factor of an adapter's output, alpha / rank."""
         return self.alpha / self.rank
 
-    def written(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes: none in ordinary training."""
+    def toml_values(self) -> dict[str, Any]:
+        """Return the keys and values that `to_toml` writes; empty without fine-tuning."""
         unused = {key for key, use in self._uses().items() if not use}
-        found = {key: value for key, value in super().written().items() if key not in unused}
-        return found if self.adapts or self.prefers else {}
+        found = {key: value for key, value in super().toml_values().items() if key not in unused}
+        return found if self.is_lora or self.is_dpo else {}
 
     def _uses(self) -> dict[str, bool]:
         """Return whether each key that belongs to one method or objective has an effect."""
-        uses: dict[str, bool] = dict.fromkeys(("rank", "alpha", "targets"), self.adapts)
-        uses |= dict.fromkeys(("objective", "beta", "label_smoothing"), self.prefers)
+        uses: dict[str, bool] = dict.fromkeys(("rank", "alpha", "targets"), self.is_lora)
+        uses |= dict.fromkeys(("objective", "beta", "label_smoothing"), self.is_dpo)
         return uses
 
     def rules(self) -> Iterator[Problem]:
         for key, use in self._uses().items():
-            if self.given(key) and not use and key != "objective":
+            if self.is_set(key) and not use and key != "objective":
                 now, then = 'method = "full"', 'method = "lora"'
                 if key in ("beta", "label_smoothing"):
                     now, then = f'objective = "{self.objective}"', 'objective = "dpo"'
@@ -99,27 +99,27 @@ class Finetune(Section):
 
 
 def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require `init.from` for lora: the weights beside which adapters are trained."""
-    if finetune.adapts and not init.source:
+    """Require `init.from` for lora: the weights to which adapters are added."""
+    if finetune.is_lora and not init.source:
         message = 'method = "lora" trains adapters of weights that are there, but none are named'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
         yield Problem(("finetune", "method"), message, ways)
 
 
 def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require `init.from` for dpo: the weights whose log-probabilities are the reference."""
-    if finetune.prefers and not init.source:
+    """Require `init.from` for dpo: the reference model's weights."""
+    if finetune.is_dpo and not init.source:
         message = 'objective = "dpo" compares with the weights that training begins from'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
         yield Problem(("finetune", "objective"), message, ways)
 
 
 def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) -> Iterator[Problem]:
-    """Require, for dpo, both sequences of a pair, each unsplit, in one micro-batch."""
-    if finetune.prefers and batch.micro_batch % 2:
+    """Require, for dpo, both complete sequences of a pair in one micro-batch."""
+    if finetune.is_dpo and batch.micro_batch % 2:
         message = f"micro_batch = {batch.micro_batch}, but dpo's sequences come in pairs"
         yield Problem(("batch", "micro_batch"), message, "use an even number, such as 2")
-    for axis in ("context", "pipeline") if finetune.prefers else ():
+    for axis in ("context", "pipeline") if finetune.is_dpo else ():
         if (ranks := getattr(parallel, axis)) > 1:
             message = f"dpo compares whole sequences on one rank, but {axis} = {ranks}"
             ways = f"set parallel.{axis} = 1 and use tensor or data ranks"
@@ -127,15 +127,15 @@ def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) ->
 
 
 def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Problem]:
-    """Require sources of kind preferences for dpo, and for no other objective."""
-    if finetune.prefers != data.prefers:
-        path = ("finetune", "objective") if finetune.prefers else ("data", "source", 0, "kind")
+    """Require dpo for sources of kind preferences, and such sources for dpo."""
+    if finetune.is_dpo != data.has_preferences:
+        path = ("finetune", "objective") if finetune.is_dpo else ("data", "source", 0, "kind")
         message = f'objective = "{finetune.objective}" with sources of kind {data.source[0].kind}'
         yield Problem(path, message, 'preferences and objective = "dpo" need each other')
 
 
 def targets_exist(finetune: Finetune, model: Model) -> Iterator[Problem]:
     """Require that the model has each linear in `targets`."""
-    if finetune.adapts and model.activation not in GATED and "w3" in finetune.targets:
+    if finetune.is_lora and model.activation not in GATED and "w3" in finetune.targets:
         message = f'targets names w3, which a model with activation = "{model.activation}" has not'
         yield Problem(("finetune", "targets"), message, "leave it out; w1 is the up projection")

@@ -30,9 +30,9 @@ class Hardware(Section):
 
     @property
     def kernels_for(self) -> Literal["auto", "cpu", "cuda"]:
-        """Return the device for which kernels are chosen.
+        """Device for which kernels are chosen: `cpu`, `cuda`, or `auto` if unknown.
 
-        Under device = auto it is that of `gpu`, or `auto` if no GPU is named.
+        Under device = auto it is the device of `gpu`, if a GPU is named.
         """
         if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
             return self.device
@@ -40,7 +40,7 @@ class Hardware(Section):
 
     @property
     def hopper(self) -> bool:
-        """Return whether `gpu` names a Hopper or Blackwell GPU."""
+        """Whether `gpu` names a Hopper or Blackwell GPU."""
         return bool(self.gpu and re.match(r"g?[hb]\d", self.gpu.lower()))
 
     def is_file(self, key: str) -> bool:

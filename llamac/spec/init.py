@@ -1,4 +1,4 @@
-"""[init]: the weights that a run begins from, where they are not drawn at random."""
+"""[init]: the weights from which a run starts, if they are not random."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class InitialWeights(_From):
 
     @property
     def source(self) -> str | None:
-        """Return the import or run directory that `from` names, or None for random weights."""
+        """Directory of an import, a run or a checkpoint; None for random weights."""
         return getattr(self, "from")

@@ -1,4 +1,4 @@
-"""[kernels]: implementations from which the compiler may choose."""
+"""[kernels]: implementations of ops that the compiler may choose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.spec.units import Count
 
 
 class Kernels(Section):
-    """Implementations that the compiler may choose."""
+    """Implementations of ops that the compiler may choose."""
 
     attention: Literal["auto", "cudnn", "xformers", "sdpa", "math"] = Field(
         default="auto",

@@ -1,4 +1,4 @@
-"""[launch]: processes of a run, and the machines or cluster on which they start."""
+"""[launch]: the processes of a run, and the machines or cluster on which they start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamac.spec.units import Count
 from llamac.spec.validation.errors import Problem, describe
 
 LONGEST_GRACE = 65535
-"""Seconds; the most that `sbatch --signal` takes."""
+"""Longest time in seconds that `sbatch --signal` accepts."""
 _DURATION = r"^[0-9]{1,9} ?[smhd]$"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -67,11 +67,11 @@ SKYPILOT = {
     "h100": "H100",
     "v100": "V100",
 }
-"""`hardware.gpu` → SkyPilot's name, as `sky show-gpus` lists them."""
+"""SkyPilot's name of each `hardware.gpu`, as `sky show-gpus` lists them."""
 
 
 class Launch(Section):
-    """The processes of a run, and the machines or cluster that they start on."""
+    """The processes of a run, and the machines or cluster on which they start."""
 
     threads: Count | None = Field(
         default=None, description="Threads of one torch operation. Default: torch's."
@@ -139,9 +139,9 @@ class Launch(Section):
             yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
 
     def accelerator_for(self, gpu: str | None) -> str | None:
-        """Return SkyPilot's name of the GPU to rent, or None if no known GPU is named.
+        """Return SkyPilot's name of the GPU to rent, or None for a CPU machine.
 
-        gpu: `hardware.gpu`, used if `accelerator` is not given.
+        gpu: `hardware.gpu`, used if `accelerator` is not set.
         """
         return self.accelerator or SKYPILOT.get((gpu or "").lower())
 
@@ -151,18 +151,18 @@ class Launch(Section):
 
 
 def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
-    """Require the same number of ranks on all nodes."""
+    """Require the same number of ranks on every node."""
     ranks, most = parallel.ranks, launch.gpus_per_node
     if ranks > most and ranks % most:
         fits = next(n for n in range(min(most, 4096), 0, -1) if ranks % n == 0)
         message = f"gpus_per_node = {most} does not divide the {ranks} ranks of [parallel]"
         blamed = ("launch", "gpus_per_node")
-        if not launch.given("gpus_per_node"):
+        if not launch.is_set("gpus_per_node"):
             blamed = ("parallel", max(AXES.values(), key=lambda key: getattr(parallel, key)))
         yield Problem(blamed, message, f"launch.gpus_per_node = {fits} works")
 
 
 def dns_label(name: str) -> str:
-    """Return a run's name as a DNS label: lower case, starting with a letter, at most 40 long."""
+    """Return a run's name as a DNS label of at most 40 characters that starts with a letter."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower())
     return (label if label[0].isalpha() else f"run-{label}")[:40].rstrip("-")

@@ -9,7 +9,7 @@ from llamac.spec.units import Count
 
 
 class Log(Section):
-    """Console output and metrics of a run."""
+    """Console output, metrics and trackers of a run."""
 
     every: Count = Field(
         default=10, description="Steps between printed lines; metrics.jsonl records every step."

@@ -1,4 +1,4 @@
-"""[model]: the network's shape, LLaMA's by default, and options that ablate its design."""
+"""[model]: shape of the network, and options to ablate LLaMA's design."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamac.spec.units import Count, Positive
 from llamac.spec.validation.errors import (
     Problem,
     describe,
-    either,
+    join_options,
     nearest_divisors,
     nearest_multiples,
 )
@@ -22,10 +22,10 @@ Factor = Annotated[float, Field(ge=1, description="Factor by which the context g
 
 
 GATED = ("swiglu",)
-"""Activations that multiply two projections; all others transform one."""
+"""Activations with a gate: the product of two projections, act(w1·x) · w3·x."""
 
 BIASED_NORMS = ("layernorm",)
-"""Norms with a bias beside the gain."""
+"""Norms that have a bias in addition to a gain."""
 
 BIASED: dict[bool | str, tuple[str, ...]] = {
     False: (),
@@ -34,13 +34,15 @@ BIASED: dict[bool | str, tuple[str, ...]] = {
     "feed_forward": ("w1", "w2", "w3"),
     True: ("wq", "wk", "wv", "wo", "w1", "w2", "w3"),
 }
-"""The linears of a block that each value of `bias` gives a bias."""
+"""Linears of a block that have a bias, by the value of `bias`."""
 
 
 def _bias(value: Any) -> Any:
     if not isinstance(value, bool) and (not isinstance(value, str) or value not in BIASED):
         names = [f'"{name}"' for name in BIASED if isinstance(name, str)]
-        raise ValueError(f"must be {either(['true', 'false', *names])}, not {describe(value)}")
+        raise ValueError(
+            f"must be {join_options(['true', 'false', *names])}, not {describe(value)}"
+        )
     return value
 
 
@@ -86,7 +88,7 @@ RopeScaling = Annotated[LinearScaling | Llama3Scaling, Field(discriminator="kind
 class Model(Section):
     """The shape of the network; defaults are LLaMA's.
 
-    `n_kv_heads`, `head_dim` and `ffn_dim` are resolved: ints after validation.
+    After validation `n_kv_heads`, `head_dim` and `ffn_dim` are set.
     """
 
     dim: Width = Field(description="Width of the residual stream.")
@@ -165,30 +167,30 @@ class Model(Section):
         yield from self._head_rules()
         if self.position == "learned":
             for key in sorted(self.model_fields_set):
-                if key.startswith("rope_") and self.given(key):
+                if key.startswith("rope_") and self.is_set(key):
                     message = f'`{key}` has no effect with position = "learned"'
                     yield Problem((key,), message, 'remove it, or use position = "rope"', at="key")
 
     def _head_rules(self) -> Iterator[Problem]:
         dim, heads = self.dim, self.n_heads
-        given = self.given("head_dim")
+        given = self.is_set("head_dim")
         if not given and dim % heads:
             message = f"dim = {dim} does not divide into n_heads = {heads} heads"
-            ways = f"n_heads = {either(nearest_divisors(heads, of=dim))}"
-            ways += f" or dim = {either(nearest_multiples(dim, of=heads))} works"
+            ways = f"n_heads = {join_options(nearest_divisors(heads, of=dim))}"
+            ways += f" or dim = {join_options(nearest_multiples(dim, of=heads))} works"
             yield Problem(("n_heads",), message, f"{ways}; or give head_dim")
         elif self.position == "rope" and (head_dim := self.head_dim if given else dim // heads) % 2:
             message = f"rotary embedding turns pairs of coordinates, but head_dim = {head_dim}"
             if not given:
                 message += f" (dim / n_heads = {dim} / {heads})"
-            ways = f"head_dim = {either(nearest_multiples(head_dim, of=2))} works"
+            ways = f"head_dim = {join_options(nearest_multiples(head_dim, of=2))} works"
             yield Problem(("head_dim" if given else "n_heads",), message, ways)
-        if self.given("n_kv_heads") and heads % self.n_kv_heads:
+        if self.is_set("n_kv_heads") and heads % self.n_kv_heads:
             message = f"n_heads = {heads} is not a multiple of n_kv_heads = {self.n_kv_heads}"
-            ways = f"n_kv_heads = {either(nearest_divisors(self.n_kv_heads, of=heads))} works"
+            ways = f"n_kv_heads = {join_options(nearest_divisors(self.n_kv_heads, of=heads))} works"
             yield Problem(("n_kv_heads",), message, ways)
 
-    def derived(self) -> dict[str, Any]:
+    def derived_values(self) -> dict[str, Any]:
         return {
             "n_kv_heads": self.n_kv_heads or self.n_heads,
             "head_dim": self.head_dim or self.dim // self.n_heads,
@@ -200,13 +202,13 @@ class Model(Section):
         return linear in BIASED[self.bias]
 
     def window(self, sequence_length: int) -> int | None:
-        """Return the sliding window, or None if it is at least `sequence_length`."""
+        """Return the sliding window in tokens; None if no sequence is longer than it."""
         window = self.sliding_window
         return window if window is not None and window < sequence_length else None
 
     @property
     def gated(self) -> bool:
-        """Return whether the feed-forward network has a gate (w3) beside w1."""
+        """Whether the feed-forward network has a gate projection, w3."""
         return self.activation in GATED
 
     def _default_ffn_dim(self) -> int:
@@ -215,13 +217,16 @@ class Model(Section):
             return 4 * self.dim
         return self.multiple_of * -(-(8 * self.dim // 3) // self.multiple_of)
 
-    def written(self) -> dict[str, Any]:
+    def toml_values(self) -> dict[str, Any]:
         learned = self.position == "learned"
-        keys = super().written()
+        keys = super().toml_values()
         return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}
 
     def parameters(self, sequence_length: int) -> int:
-        """Return the number of parameters, without adapters; learned positions are included."""
+        """Return the number of parameters, without adapters.
+
+        sequence_length: number of positions, for learned position embeddings.
+        """
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         into = 2 if self.gated else 1
         outputs = {"wq": queries, "wk": keys, "wv": keys, "wo": self.dim, "w2": self.dim}

@@ -1,6 +1,6 @@
 """[optimizer]: the update rule and its hyperparameters.
 
-There is one class per update rule, named as its file in `llamac/runtime/optimizers/`.
+Each update rule has a class here and a file in `llamac/runtime/optimizers/`, named after its kind.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llamac.spec.section import FromArray, Section, tagged
+from llamac.spec.section import FromArray, Section, default_tag
 from llamac.spec.units import Count, Positive
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -17,9 +17,9 @@ Betas = Annotated[tuple[Beta, Beta], FromArray]
 
 
 class UpdateRule(Section):
-    """Settings of every update rule. A subclass's further fields are the rule's hyperparameters.
+    """Settings that all update rules share; a subclass adds the hyperparameters of its rule.
 
-    STATES: its float32 tensors per parameter.
+    STATES: names of the rule's float32 tensors per parameter.
     """
 
     STATES: ClassVar[tuple[str, ...]]
@@ -39,18 +39,18 @@ class UpdateRule(Section):
 
     @property
     def state_bytes(self) -> int:
-        """Return bytes of optimizer state per parameter, without the float32 master weights."""
+        """Bytes of optimizer state per parameter, without the float32 master weights."""
         return 4 * len(self.STATES)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the keyword arguments of the update rule's constructor."""
+        """Keyword arguments of the update rule's constructor."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 
 
 class AdamW(UpdateRule):
-    """AdamW, as the paper used it (Touvron et al. 2023, section 2.3)."""
+    """AdamW, as in LLaMA (Touvron et al. 2023, section 2.3)."""
 
     STATES = ("exp_avg", "exp_avg_sq")
 
@@ -64,7 +64,7 @@ class AdamW(UpdateRule):
 
 
 class Lion(UpdateRule):
-    """Lion (Chen et al. 2023): the sign of an interpolated moment; half of AdamW's state."""
+    """Lion (Chen et al. 2023): steps by the sign of a moment; half of AdamW's state."""
 
     STATES = ("exp_avg",)
 
@@ -75,4 +75,4 @@ class Lion(UpdateRule):
     )
 
 
-Optimizer = Annotated[AdamW | Lion, Field(discriminator="kind"), tagged("kind", "adamw")]
+Optimizer = Annotated[AdamW | Lion, Field(discriminator="kind"), default_tag("kind", "adamw")]

@@ -18,30 +18,31 @@ AXES = {
     "cp": "context",
     "tp": "tensor",
 }
-"""The axes of the device mesh, outermost first, and the keys that give their degrees."""
+"""Axes of the device mesh, outermost first, and the keys of [parallel] that set their degrees."""
 
 WHOLE = {
     **dict.fromkeys(map("parallel.{}".format, ("tensor", "context", "pipeline")), 1),
     "parallel.pipeline_virtual": 1,
     "parallel.async_tensor": False,
 }
-"""For `Spec.replace`: every rank has a whole model."""
+"""Changes for `Spec.replace` after which every rank has the whole model."""
 
 ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
-"""For `Spec.replace`: there is one rank."""
+"""Changes for `Spec.replace` after which there is a single rank."""
 
 
 def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
-    """Return the micro-batches that a pipeline rank passes through one stage before its next one.
+    """Return the micro-batches that a pipeline rank runs in one stage before its next stage.
 
-    micro_batches: per step. ranks: pipeline ranks. This is the round of the interleaved schedule in
-    torch.distributed.pipelining.
+    This is the round of the interleaved schedule in torch.distributed.pipelining.
+
+    micro_batches: micro-batches per step. ranks: pipeline ranks.
     """
     return micro_batches // max(1, micro_batches // ranks)
 
 
 class Parallel(Section):
-    """Degrees of the device mesh."""
+    """Degrees of the device mesh, and options of each parallelism."""
 
     tensor: Count = Field(
         default=1, description="Tensor-parallel degree: ranks that split each weight matrix."
@@ -92,40 +93,40 @@ class Parallel(Section):
 
     @property
     def mesh(self) -> dict[str, int]:
-        """Return the number of ranks on each axis of the device mesh, outermost first."""
+        """Number of ranks on each axis of the device mesh, outermost first."""
         return {axis: getattr(self, key) for axis, key in AXES.items()}
 
     @property
     def ranks(self) -> int:
-        """Return the number of processes, the product of all degrees."""
+        """Number of processes: the product of all degrees."""
         return prod(self.mesh.values())
 
     @property
     def data_ranks(self) -> int:
-        """Return the data-parallel degree: data_shard × data_replicate."""
+        """Data-parallel degree: data_shard × data_replicate."""
         return self.data_shard * self.data_replicate
 
     @property
-    def sharers(self) -> int:
-        """Return the number of ranks that shard each parameter under FSDP: data_shard × context."""
+    def fsdp_ranks(self) -> int:
+        """Number of ranks that shard each parameter under FSDP: data_shard × context."""
         return self.data_shard * self.context
 
     @property
     def fsdp(self) -> bool:
-        """Return whether FSDP wraps the model, to shard it or to replicate pipeline stages."""
-        return self.sharers > 1 or (self.data_replicate > 1 and self.pipeline > 1)
+        """Whether FSDP wraps the model, to shard it or to replicate pipeline stages."""
+        return self.fsdp_ranks > 1 or (self.data_replicate > 1 and self.pipeline > 1)
 
     @property
     def reduces_each(self) -> bool:
-        """Return whether gradients are reduced after every micro-batch."""
-        return self.reduce_each and self.sharers > 1 and self.pipeline == 1
+        """Whether gradients are reduced after every micro-batch."""
+        return self.reduce_each and self.fsdp_ranks > 1 and self.pipeline == 1
 
     @property
     def model_ranks(self) -> int:
-        """Return the number of ranks of one model replica: tensor × context × pipeline."""
+        """Number of ranks of one model replica: tensor × context × pipeline."""
         return self.tensor * self.context * self.pipeline
 
     @property
     def stages(self) -> int:
-        """Return the number of pipeline stages; rank r runs stages r, r + pipeline and so on."""
+        """Number of pipeline stages; rank r runs stages r, r + pipeline and so on."""
         return self.pipeline * self.pipeline_virtual

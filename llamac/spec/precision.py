@@ -9,11 +9,11 @@ from pydantic import Field
 from llamac.spec.section import Section
 
 ITEM_SIZE = {"bf16": 2, "fp32": 4}
-"""Bytes of one element, by compute dtype."""
+"""Bytes per element, by compute dtype."""
 
 
 class Precision(Section):
-    """Dtypes of the arithmetic; master weights are always fp32."""
+    """Dtypes of the computation; master weights are always fp32."""
 
     compute: Literal["bf16", "fp32"] = Field(
         default="bf16",
@@ -23,5 +23,5 @@ class Precision(Section):
 
     @property
     def item_size(self) -> int:
-        """Return the bytes of one element of the compute dtype."""
+        """Bytes per element of the compute dtype."""
         return ITEM_SIZE[self.compute]

@@ -13,7 +13,7 @@ from llamac.spec.validation.errors import Problem
 
 
 class Recompute(Section):
-    """Activations saved for the backward pass; the others are recomputed in it."""
+    """Choice of activations to save for the backward pass; the others are recomputed."""
 
     policy: Literal["none", "full", "selective", "budget"] = Field(
         default="selective",

@@ -1,4 +1,4 @@
-"""The whole spec. Only the compiler receives it; other code receives single sections."""
+"""The complete spec. Only the compiler receives it; other code receives single sections."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from llamac.spec.precision import Precision
 from llamac.spec.recompute import Recompute
 from llamac.spec.rules.between_sections import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
-from llamac.spec.section import Section, written
+from llamac.spec.section import Section, toml_value
 from llamac.spec.tokenizer import EOS, TokenizerSection
 from llamac.spec.toml.positions import Place
 from llamac.spec.toml.toml_document import TomlDocument
 from llamac.spec.toml.writer import to_toml
 from llamac.spec.validation.errors import OPTION, REPLACED, Location, Path, Problem, printable
-from llamac.spec.validation.validate import MoreRules, validated
+from llamac.spec.validation.validate import ExtraRules, validate_document
 
 PADDING = -1
-"""Token of padding, as `runtime.kernels.padding` has it."""
+"""Token id of padding, equal to `runtime.kernels.padding.PADDING`."""
 
 
 class Spec(Section):
-    """A validated, resolved spec with one model per TOML section."""
+    """A validated spec with one model per TOML section and all derived values set."""
 
     name: str = Field(
         pattern=SLUG, description="Names build/<name> and runs/<name>. Default: the file's stem."
@@ -69,37 +69,37 @@ class Spec(Section):
     _document: TomlDocument | None = PrivateAttr(None)
 
     @classmethod
-    def of(cls, document: TomlDocument, more: MoreRules | None = None) -> Spec:
-        """Return the spec in a TOML document. more: see `load_spec`. Raises SpecError."""
-        spec = validated(cls, document, more)
+    def of(cls, document: TomlDocument, extra_rules: ExtraRules | None = None) -> Spec:
+        """Validate the spec in a TOML document. Raises SpecError. extra_rules: see `load_spec`."""
+        spec = validate_document(cls, document, extra_rules)
         spec._document = document
         return spec
 
     @property
     def document(self) -> TomlDocument | None:
-        """Return the TOML document that the spec was read from; None if it was made in code."""
+        """The TOML document that the spec was read from; None if it was built in code."""
         return self._document
 
     @property
     def files(self) -> tuple[FilePath, ...]:
-        """Return the files that were read: the spec's own, and those it extends."""
+        """The files that were read: the spec's own, and those it extends."""
         return self._document.files if self._document else ()
 
     @property
     def total_steps(self) -> int:
-        """Return the number of optimizer steps of the run."""
+        """Number of optimizer steps of the run."""
         return total_steps(self.schedule, self.batch)
 
     @property
     def micro_batches(self) -> int:
-        """Return the number of micro-batches per data-parallel rank per step."""
+        """Micro-batches per data-parallel rank per step."""
         return self.batch.micro_batches(self.parallel.data_ranks)
 
     @property
     def document_end(self) -> int | None:
-        """Return the token id after which attention's mask begins a new document.
+        """Token id after which a new document begins, for masking attention between documents.
 
-        None without `data.document_mask`. In supervised data it is padding.
+        Padding in supervised data. None unless `data.document_mask` is set.
         """
         if not self.data.document_mask:
             return None
@@ -108,9 +108,9 @@ class Spec(Section):
         return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
 
     def where(self, path: str) -> str:
-        """Return the source of `"model.dim"`: `"65b.toml:14"` (its key or section) or `"default"`.
+        """Return where a value was set: `65b.toml:14`, the `--set` option, or `default`.
 
-        The result is one printable line, fit for a comment; `--set` shows as its text.
+        The result is a single printable line. path: dotted key, such as `model.dim`.
         """
         if self._document is None:
             return "default"
@@ -121,22 +121,24 @@ class Spec(Section):
             return printable(f"{location.file} {location.source}")
         return printable(f"{PurePath(location.file).name}:{location.line}")
 
-    def written(self) -> dict[str, Any]:
+    def toml_values(self) -> dict[str, Any]:
         """Return the keys and values that `to_toml` writes, without empty optional sections."""
-        keys = super().written()
+        keys = super().toml_values()
         optional = ("init", "finetune")
         return {key: value for key, value in keys.items() if key not in optional or value}
 
     def to_toml(self) -> str:
-        """Return the resolved spec as TOML with all values; equal specs give equal text."""
-        return to_toml(self.written())
+        """Return the resolved spec, with all values, as TOML; equal specs give equal text."""
+        return to_toml(self.toml_values())
 
     def replace(self, changes: Mapping[str, Any]) -> Spec:
-        """Return a validated copy with changes: dotted key → new value, or None to remove it.
+        """Return a validated copy with some values changed.
 
-        Derived values are computed anew, unless the spec set them. Raises SpecError.
+        Values derived from them are derived again, unless the spec sets them. Raises SpecError.
+
+        changes: new value by dotted key; None removes the key.
         """
-        document = copy.deepcopy(self._document) or TomlDocument(self.name, self.written())
+        document = copy.deepcopy(self._document) or TomlDocument(self.name, self.toml_values())
         document.data.setdefault("name", self.name)
         for key, value in changes.items():
             path = _path(key)
@@ -144,14 +146,14 @@ class Spec(Section):
                 document.drop(path)
             else:
                 here = Location(REPLACED, 1, 1, len(key), f"{key} = {value!r}")
-                document.put(path, written(value), Place(here, here))
+                document.put(path, toml_value(value), Place(here, here))
         return Spec.of(document)
 
     def rules(self) -> Iterator[Problem]:
         yield from broken_rules(dict(self))
 
     def __eq__(self, other: object) -> bool:
-        """Return whether all values are equal, wherever they were written."""
+        """Return whether all values are equal, regardless of the files that set them."""
         return isinstance(other, Spec) and dict(self) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamac.spec.section import Section, only_one
+from llamac.spec.section import Section, require_one_of
 from llamac.spec.units import Count, Fraction, Tokens
 from llamac.spec.validation.errors import Problem
 
 
 class Schedule(Section):
-    """Length of training (either `steps` or `tokens`), and the learning rate over it.
+    """Length of training, given as either `steps` or `tokens`, and the learning-rate schedule.
 
-    `Spec.total_steps` resolves the two.
+    `Spec.total_steps` is the length in steps in both cases.
     """
 
     kind: Literal["cosine", "linear", "constant", "wsd"] = Field(
@@ -38,10 +38,10 @@ class Schedule(Section):
     tokens: Tokens | None = Field(default=None, description="Tokens to train on; or give `steps`.")
 
     def rules(self) -> Iterator[Problem]:
-        yield from only_one(self, "steps", "tokens")
-        if self.given("decay") and self.kind != "wsd":
+        yield from require_one_of(self, "steps", "tokens")
+        if self.is_set("decay") and self.kind != "wsd":
             message = f'`decay` has no effect with kind = "{self.kind}"'
             yield Problem(("decay",), message, 'remove it, or use kind = "wsd"', at="key")
 
-    def derived(self) -> dict[str, Any]:
-        return {"decay": 0.1} if self.kind == "wsd" and not self.given("decay") else {}
+    def derived_values(self) -> dict[str, Any]:
+        return {"decay": 0.1} if self.kind == "wsd" and not self.is_set("decay") else {}

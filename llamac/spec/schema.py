@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec, from the same models that validate it."""
+"""JSON Schema of a spec, generated from the models that validate it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 
 
 def json_schema() -> dict[str, Any]:
-    """Return a schema for editors, without required keys, which `extends` may provide.
+    """Return a JSON Schema for editors.
 
-    Only the `kind` that distinguishes tables of a union is required.
+    No keys are required, as `extends` may provide them, except for the `kind` of a table that has
+    several.
     """
     schema = _tidy(Spec.model_json_schema())
     for table in [schema, *schema["$defs"].values()]:

@@ -1,4 +1,4 @@
-"""Base of every section of a spec: strict types, no unknown keys, rules reported together."""
+"""Base class of the spec's sections: strict types, no unknown keys, rules reported together."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from llamac.spec.validation.errors import Broken, Problem
+from llamac.spec.validation.errors import BrokenRules, Problem
 
 DERIVED: Any = None
-"""Default of a field that `derived()` fills in from the others, so that its type stays `int`."""
+"""Default of a field that `derived_values` sets, typed so that the field itself is never None."""
 
 FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""Validator of a tuple field that also accepts a list, as which TOML arrays arrive."""
+"""Validator of a tuple field that also accepts a list, the type of TOML arrays."""
 
 
-def tagged(key: str, default: str) -> BeforeValidator:
+def default_tag(key: str, default: str) -> BeforeValidator:
     """Return a validator that adds `key = default`, a union's discriminator, if it is missing."""
     return BeforeValidator(
         lambda value: {key: default, **value} if isinstance(value, dict) else value
@@ -37,53 +37,53 @@ NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A table of the spec, frozen. Subclasses check it in `rules`, and fill it in `derived`."""
+    """A table of the spec, immutable. Subclasses override `rules` and `derived_values`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     FILES: ClassVar[tuple[str, ...]] = ()
-    """Keys that hold paths, relative to the directory of the spec that gives them."""
+    """Keys whose values are paths, relative to the directory of the spec that sets them."""
     GLOBS: ClassVar[tuple[str, ...]] = ()
-    """Keys that hold several, with wildcards."""
+    """Keys whose values are lists of paths with wildcards."""
 
     def is_file(self, key: str) -> bool:
-        """Return whether the value of `key` is a path, relative to the spec's directory."""
+        """Return whether the value of `key` is a path relative to the spec's directory."""
         return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
         """Yield the problems within this section, with paths relative to it."""
         yield from ()
 
-    def derived(self) -> dict[str, Any]:
-        """Return values of the fields left as DERIVED; called once the rules hold."""
+    def derived_values(self) -> dict[str, Any]:
+        """Return the values of fields whose default is DERIVED; called if no rule is violated."""
         return {}
 
-    def given(self, key: str) -> bool:
-        """Return whether the spec itself gave this key, rather than a default or `derived`."""
+    def is_set(self, key: str) -> bool:
+        """Return whether the spec sets this key, rather than a default or `derived_values`."""
         return key in self.model_fields_set and getattr(self, key) is not None
 
-    def written(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes; unset ones are left out."""
-        return {key: written(value) for key, value in self if value is not None}
+    def toml_values(self) -> dict[str, Any]:
+        """Return the keys and values that `to_toml` writes, without those that are None."""
+        return {key: toml_value(value) for key, value in self if value is not None}
 
     @model_validator(mode="after")
     def _settle(self) -> Any:
         if problems := list(self.rules()):
-            raise Broken(problems)
-        vars(self).update(self.derived())
+            raise BrokenRules(problems)
+        vars(self).update(self.derived_values())
         return self
 
 
-def written(value: Any) -> Any:
-    """Return a field's value as plain TOML data: lists for tuples, dicts for sections."""
+def toml_value(value: Any) -> Any:
+    """Convert a field's value to plain TOML data: tuples to lists, sections to dicts."""
     if isinstance(value, tuple):
-        return [written(entry) for entry in value]
-    return value.written() if isinstance(value, Section) else value
+        return [toml_value(entry) for entry in value]
+    return value.toml_values() if isinstance(value, Section) else value
 
 
-def only_one(section: Section, first: str, second: str) -> Iterator[Problem]:
-    """Yield a problem unless the section gives exactly one of two keys."""
-    given = [key for key in (first, second) if section.given(key)]
+def require_one_of(section: Section, first: str, second: str) -> Iterator[Problem]:
+    """Yield a problem unless the section sets exactly one of two keys."""
+    given = [key for key in (first, second) if section.is_set(key)]
     if len(given) == 2:
         message = f"`{first}` and `{second}` say the same thing twice"
         yield Problem((second,), message, f"keep one of `{first}` and `{second}`", at="key")

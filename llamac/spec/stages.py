@@ -1,6 +1,6 @@
-"""[[data.source.stage]]: cleaning stages of a source between reader and tokenizer.
+"""[[data.source.stage]]: cleaning stages between a source's reader and the tokenizer.
 
-Defaults are those of the LLaMA paper (Touvron et al. 2023, section 2.1) and of what it builds on.
+Defaults are those of the LLaMA paper (Touvron et al. 2023, section 2.1) and of the works it cites.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamac.spec.rules.licence_names import closest
+from llamac.spec.rules.licence_names import closest_licence
 from llamac.spec.section import FromArray, NonEmpty, Section
 from llamac.spec.units import Count, Fraction, Tokens
 from llamac.spec.validation.errors import Problem, describe
@@ -30,9 +30,9 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 class LineDedup(Section):
-    """Drop lines that occur again in the source, as CCNet does (Wenzek et al. 2019, section 3.1).
+    """Remove repeated lines of a source, as CCNet does (Wenzek et al. 2019, section 3.1).
 
-    Case, punctuation and the values of digits do not tell lines apart.
+    Lines are compared in lower case, without punctuation, and with all digits made equal.
     """
 
     stage: Literal["line_dedup"] = "line_dedup"
@@ -49,7 +49,7 @@ class LineDedup(Section):
 class SpanDedup(Section):
     """Remove runs of sentences that occurred before in the source (C4: Raffel et al. 2020).
 
-    Runs lie within a line; a line of fewer sentences counts as a run.
+    A run lies within a line. A line with fewer sentences counts as one run.
     """
 
     stage: Literal["span_dedup"] = "span_dedup"
@@ -93,15 +93,17 @@ class Language(Section):
                 message = f"`languages` has {describe(language)}, which is not a language code"
                 yield Problem(("languages", index), message, 'for instance "en", "fr" or "ceb"')
         for key in self._unused():
-            if key in self.model_fields_set and self.given(key):
+            if key in self.model_fields_set and self.is_set(key):
                 message = f'`{key}` has no effect with by = "source"'
                 yield Problem((key,), message, 'remove it, or use by = "text"', at="key")
-        if self.engine == "langid" and self.given("model"):
+        if self.engine == "langid" and self.is_set("model"):
             message = '`model` has no effect with engine = "langid"'
             yield Problem(("model",), message, "remove it: py3langid has its own model", at="key")
 
-    def written(self) -> dict[str, Any]:
-        return {key: value for key, value in super().written().items() if key not in self._unused()}
+    def toml_values(self) -> dict[str, Any]:
+        return {
+            key: value for key, value in super().toml_values().items() if key not in self._unused()
+        }
 
     def _unused(self) -> tuple[str, ...]:
         return ("threshold", "max_chars", "engine", "model") if self.by == "source" else ()
@@ -110,7 +112,7 @@ class Language(Section):
 class Perplexity(Section):
     """Split the source into head, middle and tail by perplexity (CCNet, section 3.3).
 
-    The language model is trained by `llamac data classifier` on the Wikipedia source.
+    `llamac data classifier` trains the language model on the Wikipedia source.
     """
 
     FILES = ("model",)
@@ -144,9 +146,9 @@ class Perplexity(Section):
 
 
 class Quality(Section):
-    """Keep pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
+    """Keep pages that a linear classifier finds similar to those that Wikipedia cites.
 
-    The classifier is trained by `llamac data classifier`.
+    `llamac data classifier` trains the classifier (LLaMA, section 2.1).
     """
 
     FILES = ("model",)
@@ -172,7 +174,7 @@ class Quality(Section):
 
 
 class C4(Section):
-    """Apply the heuristics of C4 to lines and pages (Raffel et al. 2020, section 2.2).
+    """Apply C4's heuristics to lines and pages (Raffel et al. 2020, section 2.2).
 
     Defaults are those of the code that made the published data set.
     """
@@ -192,7 +194,7 @@ class C4(Section):
 
 
 class Licence(Section):
-    """Keep code under licences of these families."""
+    """Keep code under licences of the given families."""
 
     stage: Literal["licence"] = "licence"
     allowed: Names = Field(
@@ -202,7 +204,7 @@ class Licence(Section):
 
     def rules(self) -> Iterator[Problem]:
         for index, name in enumerate(self.allowed):
-            meant = closest(name)
+            meant = closest_licence(name)
             if meant is not None:
                 message = f"`allowed` has {describe(name)}, which is not an SPDX licence identifier"
                 help = f"did you mean `{meant}`?" if meant else "for instance MIT, BSD, Apache-2.0"
@@ -229,13 +231,13 @@ class Code(Section):
 
 
 class ExactDedup(Section):
-    """Keep the first of the documents with the same text."""
+    """Keep the first of several documents with the same text."""
 
     stage: Literal["exact_dedup"] = "exact_dedup"
 
 
 class NearDedup(Section):
-    """Keep the first of documents with nearly the same words: MinHash and banding (Broder 1997)."""
+    """Keep the first of several documents with nearly the same words (MinHash, Broder 1997)."""
 
     stage: Literal["near_dedup"] = "near_dedup"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -273,7 +275,7 @@ class Decontaminate(Section):
 
 
 class Pii(Section):
-    """Mask personal data, always the same way."""
+    """Mask personal data with fixed placeholders."""
 
     stage: Literal["pii"] = "pii"
     mask: Annotated[tuple[Literal["email", "phone", "ip"], ...], FromArray] = Field(
@@ -338,4 +340,4 @@ DEFAULT_STAGES: dict[str, tuple[Stage, ...]] = {
     "arxiv": (),
     "stackexchange": (LargestSites(),),
 }
-"""What a source of each kind goes through unless its spec says otherwise."""
+"""Stages of a source without stages of its own, by kind."""

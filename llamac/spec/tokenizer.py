@@ -1,4 +1,4 @@
-"""[tokenizer]: a SentencePiece model, trained from the spec's own sources or given."""
+"""[tokenizer]: a SentencePiece model trained on the spec's sources, or an existing tokenizer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llamac.spec.units import Bytes
 from llamac.spec.validation.errors import describe
 
 EOS = 2
-"""What ends a document in a tokenizer that llamac trains, as in LLaMA's."""
+"""Id of the token that ends a document in tokenizers that llamac trains, as in LLaMA's."""
 
 
 ALPACA = "alpaca"
-"""A chat template that comes with llamac."""
+"""Name of the chat template that is shipped with llamac."""
 
 
 def _piece(value: Any) -> Any:
@@ -30,7 +30,7 @@ Piece = Annotated[int | str, BeforeValidator(_piece)]
 
 
 class TokenizerSection(Section):
-    """Tokenizer of the run: a SentencePiece model trained on the sources, or a given one."""
+    """Tokenizer of the run: a SentencePiece model trained on the sources, or an existing one."""
 
     FILES = ("path", "chat_template")
 

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from llamac.spec.validation.errors import describe
 
 LARGEST = 10**18
-"""Bounds every quantity: a million trillion tokens, an exabyte."""
+"""Upper bound of every quantity: a million trillion tokens, an exabyte."""
 
 _SCALE = {
     "": 1,
@@ -31,7 +31,7 @@ _BYTES = rf"^{_NUMBER} ?(?:[KMGT]i?)?B?$"
 def parse_tokens(value: Any) -> int:
     """Return a number of tokens: `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
 
-    Raises ValueError if it is anything else, not whole, 0 or above 10¹⁸.
+    Raises ValueError for anything else, for fractions, and outside of 1 to 10¹⁸.
     """
     return _parse(value, _TOKENS, 'a count such as 4_000_000, "4M", "4Mi" or "1.4T"', bare_b=10**9)
 
@@ -39,7 +39,7 @@ def parse_tokens(value: Any) -> int:
 def parse_bytes(value: Any) -> int:
     """Return a size in bytes: `"60GB"`, `"60GiB"`, `"500K"` or 4096.
 
-    Raises ValueError if it is anything else, not whole, 0 or above 10¹⁸.
+    Raises ValueError for anything else, for fractions, and outside of 1 to 10¹⁸.
     """
     return _parse(value, _BYTES, 'a size in bytes such as "60GB", "512MiB" or 4096', bare_b=1)
 
@@ -80,6 +80,6 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens), _schema(_TOKENS, ["4M", "
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema(_BYTES, ["50MB", "60GiB"])]
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""A whole number of things: heads, layers, steps, sequences."""
+"""A number of things: heads, layers, steps, sequences."""
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -153,7 +153,7 @@ def divisible(spec: Spec) -> Spec:
             "model.n_layers": 4,
             "batch.sequence_length": 24,
             "batch.sequences": SEQUENCES,
-            "batch.micro_batch": 2 if spec.finetune.prefers else 1,
+            "batch.micro_batch": 2 if spec.finetune.is_dpo else 1,
             "precision.compute": "fp32",
             "kernels.compile": "never",
         }
@@ -173,14 +173,14 @@ class Objective:
 
     def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
         """Return the loss's gradient for the model's output. labels: int64 [B, S]."""
-        if not self.finetune.prefers:
+        if not self.finetune.is_dpo:
             return loss_gradient(output)
         return self._preference(output, labels)[1]
 
     def mean(self, oracle: Oracle) -> ModelOutput:
         """Return the loss per target or pair, its gradient's norm, and the clipped gradients."""
         loss, count = oracle.outcome.loss, count_targets(oracle.labels)
-        if self.finetune.prefers:
+        if self.finetune.is_dpo:
             loss = self._preference(loss, oracle.labels)[0][0]
             count = count_pairs(oracle.labels)
         gradients = {name: g / count for name, g in oracle.outcome.gradients.items()}

@@ -278,7 +278,7 @@ class Reference(nn.Module):
         labels: the next tokens, int64 [B, S]; PADDING marks positions without a target.
         """
         scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()
-        if self.finetune is not None and self.finetune.prefers:
+        if self.finetune is not None and self.finetune.is_dpo:
             every = F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="none")
             return -every.view_as(labels).sum(1)
         return F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="sum")

@@ -60,7 +60,7 @@ def shrink(spec: Spec) -> Spec:
             # Several chunks with a partial last one: 13 + 13 + 13 + 7 of 2 × 23 tokens.
             "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
             "kernels.attention": "auto" if kernel in CUDA_ONLY else kernel,
-            **({"finetune.rank": min(spec.finetune.rank, RANK)} if spec.finetune.adapts else {}),
+            **({"finetune.rank": min(spec.finetune.rank, RANK)} if spec.finetune.is_lora else {}),
             "hardware.device": "cpu",
             "parallel.tensor": tensor,
             "parallel.context": context,

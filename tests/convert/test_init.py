@@ -81,7 +81,7 @@ def test_a_checkpoint_from_before_a_key_of_model_existed_is_taken(
     manifest["state.json"] = {"bytes": len(text), "sha256": digest}
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
 
-    model = json.loads(json.dumps(spec.model.written()))
+    model = json.loads(json.dumps(spec.model.toml_values()))
     find_initial(str(tmp_path / "run"), model, tmp_path, print, Ranks())
     exports(tmp_path / "run")
     with pytest.raises(RunError, match="qk_norm: null there, true here"):
@@ -104,7 +104,7 @@ def test_a_rank_loads_its_part_of_a_run(tokenizer, tmp_path: Path) -> None:
     spec = make_run(tmp_path / "run", tokenizer)
     note = find_initial(
         str(tmp_path / "run"),
-        json.loads(json.dumps(spec.model.written())),
+        json.loads(json.dumps(spec.model.toml_values())),
         tmp_path,
         print,
         Ranks(),

@@ -95,8 +95,8 @@ def test_the_manifest_is_what_a_trainer_would_have_asked_for(
     before = hashes(root)
     again = token_shards.prepare(
         root,
-        sources=[source.written() for source in spec.data.source],
-        tokenizer=spec.tokenizer.written(),
+        sources=[source.toml_values() for source in spec.data.source],
+        tokenizer=spec.tokenizer.toml_values(),
         vocab_size=spec.model.vocab_size,
         validation=spec.data.validation,
         shard_tokens=spec.data.shard_tokens,
@@ -125,8 +125,8 @@ def test_a_trainer_alone_says_which_command_cleans(corpus: Path, tmp_path: Path)
     with pytest.raises(SourceError, match=r"run `llamac data prepare SPEC --set data.directory="):
         token_shards.prepare(
             tmp_path,
-            sources=[source.written() for source in spec.data.source],
-            tokenizer=spec.tokenizer.written(),
+            sources=[source.toml_values() for source in spec.data.source],
+            tokenizer=spec.tokenizer.toml_values(),
             vocab_size=320,
             validation=0.1,
             shard_tokens=100,

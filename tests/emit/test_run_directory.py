@@ -53,13 +53,13 @@ def test_what_a_source_is_only_expected_to_give_can(run: Path, spec: Spec) -> No
     (first, *rest) = spec.data.source
     changed = first.model_copy(update={"unique_tokens": 5_000_000})
     update_run_directory(
-        run, spec.replace({"data.source": [changed.written(), *map(_written, rest)]})
+        run, spec.replace({"data.source": [changed.toml_values(), *map(_written, rest)]})
     )
     assert "unique_tokens = 5_000_000" in (run / "spec.toml").read_text(encoding="utf-8")
 
 
 def _written(source: Source) -> dict[str, Any]:
-    return source.written()
+    return source.toml_values()
 
 
 def test_before_the_first_checkpoint_everything_can(run: Path, spec: Spec) -> None:

@@ -123,7 +123,7 @@ LIMIT = Limit(
     where="spec.toml:1",
     dtype="fp32",
     sharding="none",
-    sharers=1,
+    fsdp_ranks=1,
     state_bytes=8,
     micro_batches=4,
 )

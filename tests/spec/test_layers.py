@@ -150,7 +150,7 @@ def test_a_child_unsets_what_its_base_gives(here: Path) -> None:
     write(here, run='extends = "base.toml"\nunset = ["model.ffn_dim"]\n')
     assert base.model.ffn_dim == 96
     assert load_spec("run.toml").model.ffn_dim != 96
-    assert not load_spec("run.toml").model.given("ffn_dim")
+    assert not load_spec("run.toml").model.is_set("ffn_dim")
     assert load_spec("other.toml").schedule.steps == 7
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.spec.toml.positions import scan, spans
-from llamac.spec.toml.writer import string
+from llamac.spec.toml.writer import toml_string
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain_text = st.text('ab #=[]{}.,é\\"', max_size=8)
@@ -21,7 +21,7 @@ gap = st.sampled_from(["", " ", "\n", " # a comment ] } \" '\n", "\n\n\t"])
 scalars = st.one_of(
     st.sampled_from(["1_000", "-3", "0xff", "1e3", "-0.5", "inf", "nan", "true", "false"]),
     st.sampled_from(["1979-05-27 07:32:00", "1979-05-27T07:32:00Z", "07:32:00", "1979-05-27"]),
-    any_text.map(string),
+    any_text.map(toml_string),
     plain_text.map(lambda text: f"'{text}'"),
     st.builds(
         "'''{}{}'''".format,
@@ -30,12 +30,12 @@ scalars = st.one_of(
     ),
     st.builds(
         '"""{}{}"""'.format,
-        any_text.map(lambda text: string(text)[1:-1] + '\n"" \\"""" '),
+        any_text.map(lambda text: toml_string(text)[1:-1] + '\n"" \\"""" '),
         st.sampled_from(["", '"', '""']),
     ),
 )
 bare_keys = st.text("abZ019_-", min_size=1, max_size=4)
-keys = bare_keys | any_text.map(string) | plain_text.map(lambda text: f"'{text}'")
+keys = bare_keys | any_text.map(toml_string) | plain_text.map(lambda text: f"'{text}'")
 
 
 @st.composite

@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from llamac.spec.validation.errors import also_known
+from llamac.spec.validation.errors import closest_option
 
 _BOUNDS = {
     "greater than or equal to": "{} or more",
@@ -43,7 +43,7 @@ def _plain(text: str) -> str:
 
 
 def _hint(word: str, options: list[str]) -> str:
-    near = also_known(word, options)
+    near = closest_option(word, options)
     return f"; did you mean {near}?" if near else ""
 
 

@@ -25,7 +25,7 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
 
     cuda = spec.hardware.device != "cpu" and torch.cuda.is_available()
     fast = cuda or multiplies_in_bf16()
-    if spec.precision.given("compute"):
+    if spec.precision.is_set("compute"):
         slow = spec.precision.compute == "bf16" and not fast
         return spec, f"compute: bf16, as set in the spec, but {SLOW}" if slow else ""
     compute = _begun_in(run) or ("bf16" if fast else "fp32")
@@ -35,7 +35,7 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
 
 def slow_on_this_cpu(spec: Spec) -> str:
     """Return a warning if the spec asks for bf16 on CPUs, and this one is slower in it; else ""."""
-    asked = spec.hardware.device == "cpu" and spec.precision.given("compute")
+    asked = spec.hardware.device == "cpu" and spec.precision.is_set("compute")
     return SLOW if asked and spec.precision.compute == "bf16" and not multiplies_in_bf16() else ""
 
 

@@ -84,7 +84,7 @@ def _inputs(at: Path, source: Source) -> Iterator[Problem]:
     try:
         check_inputs(source.kind, found, source.text_field)
     except InputError as error:
-        key = "text_field" if source.given("text_field") else "paths"
+        key = "text_field" if source.is_set("text_field") else "paths"
         yield Problem((*at, key), f"source {source.name}: {error}")
     except SourceError as error:  # a package is missing
         yield Problem((*at, "paths"), f"source {source.name}: {error}")

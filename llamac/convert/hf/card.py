@@ -115,7 +115,7 @@ def _last_row(trained: TrainedModel) -> dict[str, Any]:
 def _spec_text(trained: TrainedModel) -> str:
     """Return the TOML of the spec's model and training sections, which contain no paths."""
     sections = ("model", "batch", "optimizer", "schedule", "precision")
-    written = trained.spec.written()
+    written = trained.spec.toml_values()
     if trained.opened.imported:
         sections = ("model",)
     return to_toml({key: written[key] for key in sections}).strip()

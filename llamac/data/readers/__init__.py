@@ -62,7 +62,7 @@ def input_paths(source: Source) -> list[str]:
     """
     module = importlib.import_module(f"llamac.data.readers.{source.kind}")
     endings: tuple[str, ...] = getattr(module, "ENDINGS", ())
-    paths = file_list(source.written())
+    paths = file_list(source.toml_values())
     for path in paths if endings else ():
         name = _PAGES.sub("", stem(path))
         if not name.endswith(endings) and not files.has_records(path):

@@ -40,7 +40,7 @@ class DataParallel:
 
     Attributes:
         own: Parameters of the pipeline rank before sharding.
-        sharers: Ranks over which state is sharded, context-parallel ones included; copies:
+        fsdp_ranks: Ranks over which state is sharded, context-parallel ones included; copies:
             replicas of that state.
         stride: Ranks between neighbours of a data-parallel group.
         item_size: Bytes of an element of the compute dtype.
@@ -52,7 +52,7 @@ class DataParallel:
     cost: DeviceCost
     own: StageParameters
     sharding: Sharding
-    sharers: int
+    fsdp_ranks: int
     copies: int
     stride: int
     item_size: int
@@ -62,12 +62,12 @@ class DataParallel:
 
     @property
     def fsdp(self) -> bool:
-        return self.sharding == "zero3" and self.sharers > 1
+        return self.sharding == "zero3" and self.fsdp_ranks > 1
 
     @property
     def ranks(self) -> int:
         """Return the number of ranks over which gradients are averaged."""
-        return self.sharers * self.copies
+        return self.fsdp_ranks * self.copies
 
     # -- one collective ----------------------------------------------------------------------------
 
@@ -91,12 +91,14 @@ class DataParallel:
         """Return the traffic of FSDP's all-gather of a number of parameters."""
         nbytes = self.item_size * parameters
         return (
-            self._transfer("gather", "all_gather", nbytes, self.sharers, self.stride, "dp_shard"),
+            self._transfer(
+                "gather", "all_gather", nbytes, self.fsdp_ranks, self.stride, "dp_shard"
+            ),
         )
 
     def _reduce(self, parameters: float) -> tuple[Transfer, ...]:
         """Return the traffic of FSDP's gradient reduction: among shards, then replicas (HSDP)."""
-        n, nbytes = self.sharers, self.cost.profile.wire_bytes * parameters
+        n, nbytes = self.fsdp_ranks, self.cost.profile.wire_bytes * parameters
         found = [self._transfer("reduce", "reduce_scatter", nbytes, n, self.stride, "dp_shard")]
         if self.copies > 1:
             across = self.stride * n

@@ -60,11 +60,11 @@ class StepModel:
             fp8=setting.fp8,
             recomputes_attention=setting.recomputes_attention,
         )
-        default: Sharding = "zero3" if parallel.sharers > 1 else "none"
+        default: Sharding = "zero3" if parallel.fsdp_ranks > 1 else "none"
         self.sharding: Sharding = setting.sharding or default
-        sharers = parallel.data_shard if setting.sharding is None else self.data
-        self.sharers = sharers * self.cp  # context-parallel ranks share state too
-        self.copies = self.data // sharers
+        shards = parallel.data_shard if setting.sharding is None else self.data
+        self.fsdp_ranks = shards * self.cp  # context-parallel ranks share state too
+        self.copies = self.data // shards
 
     def prediction(self) -> Prediction:
         program, times = self.program, self.times
@@ -185,7 +185,7 @@ class StepModel:
         These are the pairs of one epoch, as if the run had no second one, and the held-out pairs.
         """
         spec, regions, data = self.spec, self.program.regions, self.data_parallel(0)
-        if not spec.finetune.prefers:
+        if not spec.finetune.is_dpo:
             return 0.0
         head = regions["evaluate"] if "evaluate" in regions else regions["head"]
         micro_batch = total_seconds(data.rest_gathered(0))
@@ -217,7 +217,7 @@ class StepModel:
             cost=self.cost,
             own=self.parameters(rank),
             sharding=self.sharding,
-            sharers=self.sharers,
+            fsdp_ranks=self.fsdp_ranks,
             copies=self.copies,
             stride=self.tp,
             item_size=self.spec.precision.item_size,
@@ -229,7 +229,7 @@ class StepModel:
     def _update_seconds(self) -> float:
         rank = self.slowest
         own, profile = self.parameters(rank).trained.total, self.setting.profile
-        shards = own / (1 if self.sharding == "none" else self.sharers)
+        shards = own / (1 if self.sharding == "none" else self.fsdp_ranks)
         nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
             nbytes += own * profile.reduction_bytes
@@ -285,7 +285,7 @@ class StepModel:
             own,
             dtype,
             self.sharding,
-            self.sharers,
+            self.fsdp_ranks,
             1 if self.setting.profile.each_time and self.pp == 1 else self.micro_batches,
             whole_stage=self.pp > 1,
             state_bytes=self.spec.optimizer.state_bytes,

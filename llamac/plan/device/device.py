@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.spec.units import parse_bytes
-from llamac.spec.validation.errors import either
+from llamac.spec.validation.errors import join_options
 
 HERE = Path(__file__).parent.parent / "devices"
 KINDS = ("gpu", "cpu")
@@ -213,7 +213,9 @@ def _device(name: str, given: dict[str, Any]) -> Device:
 def _word(given: dict[str, Any], key: str, allowed: Sequence[str]) -> str:
     value = given.pop(key)
     if not isinstance(value, str) or not value or (allowed and value not in allowed):
-        raise ValueError(f"{key} = {value!r} must be {either(allowed) if allowed else 'a word'}")
+        raise ValueError(
+            f"{key} = {value!r} must be {join_options(allowed) if allowed else 'a word'}"
+        )
     return value
 
 

@@ -123,10 +123,10 @@ def _time(prediction: Prediction) -> TextTable:
 
 def _communication(prediction: Prediction) -> TextTable:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
-    sharers = parallel.sharers
+    fsdp_ranks = parallel.fsdp_ranks
     if prediction.setting.sharding is not None:  # of all data ranks
-        sharers *= parallel.data_replicate
-    sizes = parallel.mesh | {"dp_shard": sharers}
+        fsdp_ranks *= parallel.data_replicate
+    sizes = parallel.mesh | {"dp_shard": fsdp_ranks}
     rows = [
         (
             axis,

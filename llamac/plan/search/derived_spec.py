@@ -42,7 +42,7 @@ def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, 
     Needed where a key is removed, which a spec that `extends` another cannot do. above: leading
     comment lines. notes: comments on sections, by name.
     """
-    return _commented({**spec.written(), "name": name}, above, notes)
+    return _commented({**spec.toml_values(), "name": name}, above, notes)
 
 
 def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping[str, str]) -> str:
@@ -59,7 +59,7 @@ def override_values(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
     A key inside an array or table gives the whole of it: a spec that extends another cannot set a
     part.
     """
-    written, found = spec.written(), {}
+    written, found = spec.toml_values(), {}
     for text in overrides:
         section, *rest = text.partition("=")[0].strip().split(".")
         if not rest:

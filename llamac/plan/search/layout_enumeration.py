@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from llamac.plan.search.rank_layout import Layout
 from llamac.spec import Spec
-from llamac.spec.rules.layouts import complaints, keep_busy
+from llamac.spec.rules.layouts import fills_pipeline, layout_problems
 from llamac.spec.validation.errors import divisors
 
 
@@ -36,7 +36,7 @@ def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
                 continue
             for sequence in (True, False) if tensor > 1 else (True,):
                 layout = (tensor, context)
-                if not complaints(layout, sequence, spec.model, spec.batch):
+                if not layout_problems(layout, sequence, spec.model, spec.batch):
                     yield ModelSplit(tensor, sequence, context)
 
 
@@ -59,7 +59,7 @@ def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[Pip
             continue
         count = sequences // (micro_batch * data)
         for virtual in range(1, layers // pipeline + 1) if pipeline > 1 else (1,):
-            if keep_busy(count, pipeline, virtual):
+            if fills_pipeline(count, pipeline, virtual):
                 yield PipelineSchedule(pipeline, virtual, count)
 
 

@@ -27,7 +27,7 @@ from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
 from llamac.plan.uncertainty import fit_of, memory_range
-from llamac.spec.validation.errors import either
+from llamac.spec.validation.errors import join_options
 
 WAVE = 4  # tasks per batch
 BUDGETED = 4  # layouts also compiled with checkpoint = "budget"
@@ -179,7 +179,7 @@ def _impossible(setting: Setting, gpus: int) -> str:
     return (
         f"{setting.spec.name} has no layout on {gpus:,} GPUs: heads, layers and positions do not "
         f"divide over them, nor does a step of {setting.spec.batch.sequences:,} sequences; "
-        f"{either(near)} GPUs would do"
+        f"{join_options(near)} GPUs would do"
     )
 
 

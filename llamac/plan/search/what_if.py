@@ -13,7 +13,7 @@ from llamac.plan.prediction import Prediction
 from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of
 from llamac.plan.setting import Setting
 from llamac.spec import SpecError
-from llamac.spec.validation.errors import either
+from llamac.spec.validation.errors import join_options
 
 STEP = 0.01
 """Relative change by which a derivative is taken."""
@@ -143,7 +143,7 @@ def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iter
     best = [one for one in changes if one.doubled > 1.005][:3]
     reaching = [one for one in changes if one.doubled >= wanted and one.fits]
     if reaching:
-        yield f"{wanted:g}x is reached by {either(one.what for one in reaching)}"
+        yield f"{wanted:g}x is reached by {join_options(one.what for one in reaching)}"
     elif all_doubled < wanted * 0.995:
         yield (
             f"{wanted:g}x is out of reach: with every rate of the device twice as high it would "

@@ -1,4 +1,4 @@
-"""Rules of `kernels.attention`: the kernels that can run the attention a spec describes."""
+"""Rules of `kernels.attention`: which kernels support the attention that a spec describes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llamac.spec.kernels import Kernels
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 from llamac.spec.precision import Precision
-from llamac.spec.validation.errors import Problem, either
+from llamac.spec.validation.errors import Problem, join_options
 
 DTYPE = {"bf16": "bf16", "fp32": "f32"}
-"""Types of `precision.compute` as the IR calls them."""
+"""The IR's name of each `precision.compute`."""
 
 
 def objections(
@@ -29,8 +29,9 @@ def objections(
 ) -> Iterator[str]:
     """Yield the reasons why a kernel cannot run the spec's attention; none if it can.
 
-    kernel: cudnn, xformers, flex, sdpa or math. dtype: `bf16` or `f32`. positions: positions of a
-    sequence per call. device: `cpu`, `cuda`, or `auto`, known only when the trainer starts.
+    kernel: cudnn, xformers, flex, sdpa or math. dtype: `bf16` or `f32`.
+    positions: positions of a sequence in one call of the kernel.
+    device: `cpu`, `cuda`, or `auto` if it is known only when the trainer starts.
     masked: whether `data.document_mask` applies. windowed: whether `model.sliding_window` does.
     deterministic: whether `kernels.deterministic` requires a fixed order of sums.
     """
@@ -73,10 +74,12 @@ def objections(
 
 
 def expected_device(device: str, asked: str) -> str:
-    """Return the device for which kernels are chosen, given `hardware.kernels_for`.
+    """Return the device for which kernels are chosen.
 
-    asked: `kernels.attention`; cudnn and xformers imply CUDA under device = auto. On another device
-    the trainer falls back to sdpa.
+    With device = auto, requesting cudnn or xformers implies CUDA; on another device the trainer
+    uses sdpa instead.
+
+    device: `hardware.kernels_for`. asked: `kernels.attention`.
     """
     return "cuda" if asked in ("cudnn", "xformers") and device == "auto" else device
 
@@ -95,7 +98,7 @@ def kernel_can_run(
     parallel: Parallel,
     data: Data,
 ) -> Iterator[Problem]:
-    """Require an attention kernel that supports the model, dtype and device of the spec."""
+    """Require that the requested attention kernel supports the model, dtype and device."""
     asked = kernels.attention
     if asked == "auto":
         return
@@ -110,5 +113,5 @@ def kernel_can_run(
 
     if against := reasons(asked):
         message = f'attention = "{asked}" cannot be used: {"; ".join(against)}'
-        works = either(f'"{other}"' for other in ("sdpa", "math") if not reasons(other))
+        works = join_options(f'"{other}"' for other in ("sdpa", "math") if not reasons(other))
         yield Problem(("kernels", "attention"), message, f'use "auto", or {works}')

@@ -33,7 +33,7 @@ from llamac.spec.tokenizer import TokenizerSection
 from llamac.spec.validation.errors import Problem
 
 SMALLEST_TRAINED_VOCABULARY = 320
-"""256 byte pieces, the control pieces, ten digits, and some room for real ones."""
+"""256 byte pieces, the control pieces, ten digits, and some room for merged pieces."""
 
 
 def total_steps(schedule: Schedule, batch: Batch) -> int:
@@ -132,7 +132,11 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
 
 
 def broken_rules(sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the violated rules between sections. sections: those valid by themselves, by name."""
+    """Yield the problems between sections.
+
+    sections: the sections that are valid by themselves, by name. A rule that reads another section
+    is skipped.
+    """
     for rule in RULES:
         names = list(inspect.signature(rule).parameters)
         if all(name in sections for name in names):

@@ -1,4 +1,4 @@
-"""Rules of `kernels.cuda_graphs`: whether a micro-batch can be one CUDA graph."""
+"""Rules of `kernels.cuda_graphs`: whether a micro-batch can be captured as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def graph_objections(
         yield "FSDP gathers and frees each layer's parameters from Python"
     if parallel.async_tensor:
         yield "async_tensor's symmetric memory synchronises ranks outside of a stream's order"
-    if finetune.prefers:
+    if finetune.is_dpo:
         yield "the loss of preferences is computed between its forward and backward"

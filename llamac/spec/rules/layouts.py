@@ -1,4 +1,4 @@
-"""Rules on the divisibility of a model and a batch over ranks."""
+"""Rules that a model and a batch divide evenly over ranks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from itertools import chain, islice
 from llamac.spec.batch import Batch
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
-from llamac.spec.validation.errors import Problem, divisors, either
+from llamac.spec.validation.errors import Problem, divisors, join_options
 
 Layout = tuple[int, int]  # tensor and context ranks
 SUGGESTIONS = 3
 SEARCHED = 10_000
-"""Most numbers tried for a suggestion: however large the degrees are, a check stays quick."""
+"""Largest number of candidates tried for a suggestion, so that a check is fast for any degree."""
 
 
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require heads, features, vocabulary and positions to divide over tensor and context ranks."""
+    """Require that heads, features, vocabulary and positions divide over a model's ranks."""
     layout = (parallel.tensor, parallel.context)
-    wrong = complaints(layout, parallel.sequence, model, batch)
+    wrong = layout_problems(layout, parallel.sequence, model, batch)
     near = _nearest(layout, set(wrong), parallel, model, batch)
     for key, message in wrong.items():
-        yield Problem(("parallel", key), message, f"{either(_words(near, layout))} works")
+        yield Problem(("parallel", key), message, f"{join_options(_words(near, layout))} works")
 
 
 def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
@@ -37,7 +37,7 @@ def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Probl
 
     def works(sequences: int, micro: int = micro, data: int = data, ranks: int = ranks) -> bool:
         whole = sequences % (micro * data) == 0
-        return whole and keep_busy(sequences // (micro * data), ranks, virtual)
+        return whole and fills_pipeline(sequences // (micro * data), ranks, virtual)
 
     if works(sequences):
         return
@@ -62,8 +62,8 @@ def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Probl
     smaller = _first(n for n in reversed(each) if n < micro and works(sequences, micro=n))
     ways = [f"batch.micro_batch = {n}" for n in smaller]
     ways.append(_steps_around(batch, micro * data, ranks, works))
-    ways += [f"{key} = {either(near)}"] if near else []
-    yield Problem(("parallel", key), message, f"{either(ways)} works")
+    ways += [f"{key} = {join_options(near)}"] if near else []
+    yield Problem(("parallel", key), message, f"{join_options(ways)} works")
 
 
 def _first(found: Iterator[int]) -> list[int]:
@@ -74,10 +74,12 @@ def _micro_batches(count: int) -> str:
     return "1 micro-batch" if count == 1 else f"{count} micro-batches"
 
 
-def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
+def fills_pipeline(micro_batches: int, ranks: int, virtual: int) -> bool:
     """Return whether a step's micro-batches keep all pipeline ranks busy.
 
-    ranks: pipeline ranks. virtual: stages per rank; above 1, equal rounds are needed as well.
+    With several stages per rank they must also form equal rounds.
+
+    micro_batches: micro-batches per step. ranks: pipeline ranks. virtual: stages per rank.
     """
     rounds = max(1, micro_batches // ranks) if virtual > 1 else 1
     return micro_batches >= ranks and micro_batches % rounds == 0
@@ -91,13 +93,13 @@ def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool
     whole = -(-least // ranks) * ranks  # rounds of them always work
     tried = chain(range(least, min(whole, least + SEARCHED)), [whole])
     sizes = [*below, *_first(n * of for n in tried if works(n * of))]
-    if batch.given("tokens"):
-        return f"batch.tokens = {either(n * batch.sequence_length for n in sizes)}"
-    return f"batch.sequences = {either(sizes)}"
+    if batch.is_set("tokens"):
+        return f"batch.tokens = {join_options(n * batch.sequence_length for n in sizes)}"
+    return f"batch.sequences = {join_options(sizes)}"
 
 
 def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require layers for every pipeline stage, and no weights tied between stages."""
+    """Require a layer for every pipeline stage, and no weights tied between stages."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     if ranks == 1:
         if virtual > 1:
@@ -114,7 +116,7 @@ def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) ->
         message = f"pipeline = {ranks} × pipeline_virtual = {virtual} makes {parallel.stages} "
         message += f"stages of n_layers = {model.n_layers}"
         key = "pipeline" if virtual == 1 else "pipeline_virtual"
-        ways = either(_fewer_stages(parallel, model, batch)) or alone
+        ways = join_options(_fewer_stages(parallel, model, batch)) or alone
         yield Problem(("parallel", key), message, f"{ways} works")
 
 
@@ -122,10 +124,10 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
     """Yield hints on the most stages with layers: fewer per rank, or fewer ranks."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     count = batch.micro_batches(parallel.data_ranks)
-    idle = not keep_busy(count, ranks, virtual)  # which is a problem of its own
+    idle = not fills_pipeline(count, ranks, virtual)  # which is a problem of its own
 
     def works(ranks: int, virtual: int) -> bool:
-        return ranks * virtual <= model.n_layers and (idle or keep_busy(count, ranks, virtual))
+        return ranks * virtual <= model.n_layers and (idle or fills_pipeline(count, ranks, virtual))
 
     fewest = 1 if virtual == 1 else 2
     most = min(virtual - 1, model.n_layers // ranks), min(ranks - 1, model.n_layers // virtual)
@@ -135,8 +137,8 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
     yield from (f"pipeline = {n}" for n in fewer)
 
 
-def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
-    """Return what prevents a layout, as messages by the key of [parallel] to blame.
+def layout_problems(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
+    """Return a message for each key of [parallel] that makes a layout impossible.
 
     layout: tensor and context degree. sequence: whether sequence parallelism is used.
     """
@@ -179,7 +181,9 @@ def _nearest(
     both = [(t, c) for t in tensors for c in contexts]
     for candidates in (*(alone[key] for key in sorted(blamed)), both):
         working = [
-            other for other in candidates if not complaints(other, parallel.sequence, model, batch)
+            other
+            for other in candidates
+            if not layout_problems(other, parallel.sequence, model, batch)
         ]
         if working:
             return sorted(working, key=lambda other: (_distance(layout, other), other))[

@@ -1,4 +1,4 @@
-"""Names that a licence stage may allow: families, and SPDX identifiers in use for code."""
+"""Licence names that a licence stage may allow: families, and SPDX identifiers in use for code."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ W3C W3C-20150513 WTFPL X11 Xnet YPL-1.1 Zend-2.0 Zlib zlib-acknowledgement ZPL-2
 KNOWN = {name.lower(): name for name in _NAMES.split()}
 
 
-def closest(name: str) -> str | None:
-    """Return the known name most like an unknown one, or "" if none is like it.
+def closest_licence(name: str) -> str | None:
+    """Return the known licence most similar to an unknown one, or "" if none is similar.
 
-    None if the name is known, or is the user's own (`LicenseRef-…` in SPDX).
+    None if the name is known, or is a user-defined one (`LicenseRef-…` in SPDX).
     """
     lower = name.lower()
     if lower.removesuffix("+") in KNOWN or lower.startswith("licenseref-"):

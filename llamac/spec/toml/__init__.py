@@ -1,1 +1,1 @@
-"""Read and write a spec's TOML, knowing the file, line and column of every value."""
+"""Reading and writing of a spec's TOML, with the file, line and column of every value."""

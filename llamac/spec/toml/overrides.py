@@ -1,4 +1,4 @@
-"""`--set section.key=value`: overrides of the values in files."""
+"""Overrides of values by `--set section.key=value`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 
 
 def apply_overrides(document: TomlDocument, overrides: Sequence[str]) -> None:
-    """Set each `key=value` in `document`, in place, in order. Raises SpecError for all errors."""
+    """Set each `key=value` in `document`, in place and in order.
+
+    Raises SpecError with all errors.
+    """
     failures: list[Diagnostic] = []
     document.roots[OPTION] = FilePath.cwd()
     for text in overrides:

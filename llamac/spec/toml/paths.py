@@ -1,7 +1,7 @@
-"""Make relative paths of a spec absolute, starting from the directory of the file they are in.
+"""Make relative paths in a spec absolute, based on the directory of the file that sets them.
 
-Paths inherited by `extends` stay relative to the base spec. Paths of `--set` and of the shipped
-specs are relative to the working directory.
+Paths inherited by `extends` are relative to the base spec. Paths set by `--set` or by a shipped
+spec are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ S = TypeVar("S", bound=Section)
 _ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def with_whole_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
-    """Return a section with its paths made absolute.
+def with_absolute_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
+    """Return a copy of a section with all its paths absolute.
 
-    document: the document that the section was read from. at: the section's path in it.
+    document: the document from which it was read. at: the section's path in the document.
     """
     changes = {}
     for key, value in section:
         path = (*at, key)
         new: Any = value
         if isinstance(value, Section):
-            new = with_whole_paths(value, document, path)
+            new = with_absolute_paths(value, document, path)
         elif section.is_file(key) and isinstance(value, str):
-            new = _whole(value, _root(document, path))
+            new = _absolute(value, _root(document, path))
         elif key in section.GLOBS:
             new = tuple(
-                _whole(pattern, _root(document, (*path, index)), wildcards=True)
+                _absolute(pattern, _root(document, (*path, index)), wildcards=True)
                 for index, pattern in enumerate(value)
             )
         elif isinstance(value, tuple) and value and isinstance(value[0], Section):
             new = tuple(
-                with_whole_paths(entry, document, (*path, index))
+                with_absolute_paths(entry, document, (*path, index))
                 for index, entry in enumerate(value)
             )
         if new is not value and new != value:
@@ -58,7 +58,7 @@ def _root(document: TomlDocument, path: Path) -> FilePath | None:
     return document.roots.get(document.place(path).value.file)
 
 
-def _whole(path: str, root: FilePath | None, wildcards: bool = False) -> str:
+def _absolute(path: str, root: FilePath | None, wildcards: bool = False) -> str:
     if root is None or _ABSOLUTE.match(path):
         return path
     start = glob.escape(str(root)) if wildcards else str(root)

@@ -1,7 +1,7 @@
-"""Find the position of every key and value of a TOML document, parsed by `tomllib`.
+"""Find the position of every key and value of a TOML document.
 
-The scanner reads text that `tomllib` has accepted, so it only finds where keys and values begin and
-end, without validating them.
+The document is parsed by `tomllib`; the scanner here reads text that `tomllib` accepts, so it only
+finds where keys and values begin and end, without validating them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Place:
-    """Locations of a key and its value; for a table, both are its header."""
+    """Locations of a key and of its value; for a table, both are its header."""
 
     key: Location
     value: Location
 
 
 def scan(text: str, file: str) -> dict[Path, Place]:
-    r"""Return the place of every key, table and array element of a document, by its path.
+    r"""Return the place of every key, table and array element of a document, by path.
 
-    text: valid TOML without `\r\n`. file: its name in locations.
+    text: valid TOML without `\r\n`. file: name of the file in the locations.
     """
     lines = Lines(text, file)
     return {
@@ -48,28 +48,28 @@ def scan(text: str, file: str) -> dict[Path, Place]:
 
 
 def spans(text: str) -> dict[Path, tuple[Span, Span]]:
-    """Return the character offsets (begin, end) of every key and value of valid TOML, by path."""
+    """Return the character ranges [begin, end) of every key and value of valid TOML, by path."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.spans
 
 
 class Lines:
-    """Conversion of text offsets to lines and columns."""
+    """Conversion of character offsets in a text to lines and columns."""
 
     def __init__(self, text: str, file: str) -> None:
         self._lines, self._file = text.split("\n"), file
         self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def locate(self, start: int, end: int) -> Location:
-        """Return the location of text[start:end], shortened to its first line."""
+        """Return the location of text[start:end]; only its first line if it has several."""
         line = bisect_right(self._starts, start)
         begin, source = self._starts[line - 1], self._lines[line - 1]
         length = max(1, min(end, begin + len(source)) - start)
         return Location(self._file, line, start - begin + 1, length, source)
 
     def at(self, line: int, column: int) -> Location:
-        """Return the location of one character, by its line and column counted from 1."""
+        """Return the location of one character. line, column: counted from 1."""
         line = min(line, len(self._starts))
         start = self._starts[line - 1] + column - 1
         return self.locate(start, start + 1)

@@ -1,4 +1,4 @@
-"""A TOML document with its bases merged in, and the position of each value."""
+"""A TOML document merged with its base specs, and the position of each value."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from llamac.spec.validation.errors import (
 )
 
 LARGEST_FILE = 1024 * 1024
-"""Bytes; a spec is a few thousand. Keeps `llamac check /dev/zero` from reading for ever."""
+"""Largest size of a spec file in bytes, so that `llamac check /dev/zero` ends."""
 LONGEST_INTEGER = 64
-"""Digits; no number in a spec is near it, and Python refuses to read beyond 4300."""
+"""Longest number of digits in an integer; Python itself refuses more than 4300."""
 
 
 _EITHER_OR = (
@@ -43,16 +43,20 @@ _RENAMED_SECTIONS = {"activation": "recompute"}
 
 
 def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the current path of a key or section, which differs if it was renamed."""
+    """Return the current path of a key or section that may have been renamed."""
     path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
     return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
 
 
 @dataclass
 class TomlDocument:
-    """Parsed TOML data, and the position of every key in it.
+    """Parsed TOML data and the position of every key in it.
 
-    A `Path` is the keys and indices that lead to a value: `("data", "source", 0, "share")`.
+    A `Path` is the sequence of keys and indices of a value: `("data", "source", 0, "share")`.
+
+    files: files that were read, the document's own first.
+    shipped: those of them that are shipped with llamac.
+    notes: messages for the user that are not errors.
     """
 
     file: str
@@ -60,7 +64,7 @@ class TomlDocument:
     places: dict[Path, Place] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
     roots: dict[str, FilePath] = field(default_factory=dict)
-    """File, as named in `places` → the directory to which paths in it are relative."""
+    """Directory to which paths in a file are relative, by file name as in `places`."""
     shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
     notes: list[str] = field(default_factory=list)  # what a person should know and is no error
 
@@ -75,7 +79,7 @@ class TomlDocument:
         return value
 
     def place(self, path: Path) -> Place:
-        """Return the position of `path`, else of its nearest parent, else of the file."""
+        """Return the place of `path`; if unknown, that of its nearest parent, or of the file."""
         for size in range(len(path), 0, -1):
             if place := self.places.get(path[:size]):
                 return place
@@ -85,8 +89,9 @@ class TomlDocument:
     def put(self, path: Path, value: Any, place: Place) -> None:
         """Set the value at `path`, creating missing tables.
 
-        place: its position. Removes a key that `path` excludes: `schedule.tokens` for
-        `schedule.steps`.
+        A key that excludes `path` is removed: `schedule.tokens` for `schedule.steps`.
+
+        place: the value's place, for error messages.
         """
         self._drop_alternative(path)
         parent: Any = self.data
@@ -100,7 +105,7 @@ class TomlDocument:
         self.places[path] = place
 
     def rename(self) -> None:
-        """Give keys and sections with former names their current ones, and note each in `notes`."""
+        """Rename keys and sections that have old names, in place, with a note about each."""
         for path in [path for path in self.places if len(path) <= 2]:
             names = tuple(map(str, path))
             if (new := current_name(names)) == names:
@@ -113,7 +118,7 @@ class TomlDocument:
             self.drop((old,))
 
     def note_renamed(self, old: tuple[str, ...], new: tuple[str, ...], place: Place) -> None:
-        """Add a message to `notes`: the key or section `old`, at `place`, is now called `new`."""
+        """Add a note that the key or section `old`, at `place`, is now called `new`."""
         at = place.key
         where = f"--set {at.source}" if at.file == OPTION else f"{at.file}:{at.line}"
         self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
@@ -137,7 +142,12 @@ class TomlDocument:
             del self.places[known]
 
     def merge(self, over: TomlDocument, at: Path = ()) -> None:
-        """Merge `over` into this document: tables by key, other values by replacement."""
+        """Merge another document into this one, in place.
+
+        Tables are merged by key; any other value replaces the present one.
+
+        over: the document whose values take precedence. at: path of the table to merge.
+        """
         mine, theirs = self.value(at), over.value(at)
         # All at once and first: a layer that gives both is itself at fault, and must say so.
         for key in theirs:
@@ -156,7 +166,7 @@ class TomlDocument:
 
 
 def read(file: str) -> TomlDocument:
-    """Return the document in `file`, merged over the one that its `extends` names.
+    """Return the document in a file, merged with the base specs that its `extends` names.
 
     file: a path, or the name of a shipped spec. Raises SpecError.
     """
@@ -165,9 +175,11 @@ def read(file: str) -> TomlDocument:
 
 
 def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
-    """Return the file of a spec: a path, or the name of a shipped spec.
+    """Return the file of a spec, given a path or the name of a shipped spec.
 
-    near: directory in which to look first. Raises SpecError at the location `blame`.
+    Raises SpecError if it cannot be found.
+
+    blame: location to which the error points. near: directory to search first.
     """
     if "\0" in name:
         raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
@@ -277,7 +289,10 @@ def _others(path: FilePath) -> str:
 
 
 def parse(text: str, file: str) -> TomlDocument:
-    """Return the document that TOML `text` holds. Raises SpecError on a syntax error."""
+    """Return the document in a TOML text. Raises SpecError for a syntax error.
+
+    file: name of the file in messages.
+    """
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:
         document = TomlDocument(file, tomllib.loads(text), scan(text, file))

@@ -1,4 +1,4 @@
-"""Deterministic TOML writer for plain values, safe for any string."""
+"""Deterministic TOML writer for plain values and arbitrary strings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamac.spec.validation.errors import toml_key
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """Return a document, whose top-level tables are sections, as TOML text."""
+    """Return a document as TOML text. Top-level tables are written as sections."""
     return "\n".join(_lines(document)) + "\n"
 
 
@@ -55,7 +55,7 @@ def toml_literal(value: Any) -> str:
         case float():
             return repr(value)
         case str():
-            return string(value)
+            return toml_string(value)
         case Mapping():
             pairs = ", ".join(f"{toml_key(k)} = {toml_literal(v)}" for k, v in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
@@ -63,6 +63,6 @@ def toml_literal(value: Any) -> str:
             return f"[{', '.join(map(toml_literal, value))}]"
 
 
-def string(text: str) -> str:
+def toml_string(text: str) -> str:
     """Return text as a quoted TOML string, with control characters escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,4 +1,4 @@
-"""Problems of a spec with positions and hints, collected and rendered together."""
+"""Problems of a spec, with positions and hints, and their text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 Path = tuple[str | int, ...]
-"""Where a value sits in the document: `("data", "source", 0, "share")`."""
+"""Keys and indices of a value in the document: `("data", "source", 0, "share")`."""
 
 
 OPTION, REPLACED = "--set", "replace"
-"""What stands for the file in locations that are in none: `--set` and `Spec.replace`."""
+"""Names that replace the file in locations outside of files: `--set`, and `Spec.replace`."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """A violated rule of a spec.
 
-    path: of the key to blame. message: what is wrong. help: what to do. at: whether to point at the
-    key or at its value.
+    path: the key to blame. message: what is wrong. help: what to do.
+    at: whether to point at the key or at its value.
     """
 
     path: Path
@@ -33,8 +33,8 @@ class Problem:
     at: Literal["key", "value"] = "value"
 
 
-class Broken(ValueError):
-    """All problems of one section, raised within Pydantic's validation."""
+class BrokenRules(ValueError):
+    """All problems of one section, raised during Pydantic's validation."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -45,8 +45,8 @@ class Broken(ValueError):
 class Location:
     """A range of one source line.
 
-    line, column: counted from 1; line 0 means the whole file. length: in characters. source: the
-    line's text.
+    line, column: counted from 1; line 0 stands for the whole file. length: in characters.
+    source: text of the line.
     """
 
     file: str
@@ -61,7 +61,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One problem of a spec at its location, with a hint on how to fix it."""
+    """A problem of a spec at its location, with a hint on how to fix it."""
 
     location: Location
     message: str
@@ -77,7 +77,7 @@ class Diagnostic:
 
 
 class SpecError(Exception):
-    """All problems of one spec; `str()` renders them for the terminal."""
+    """All problems of a spec; `str()` formats them for the terminal."""
 
     exit_code = 2
 
@@ -103,12 +103,12 @@ def _width(char: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters, which could control the terminal, as U+FFFD."""
+    """Replace control characters, which could control the terminal, by U+FFFD."""
     return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
 
 
 def describe(value: Any) -> str:
-    """Return a description of a spec's value: `the string "abc"`, `an array`."""
+    """Describe a spec's value for a message: `the string "abc"`, `an array`."""
     match value:
         case bool():
             return f"the boolean {str(value).lower()}"
@@ -128,7 +128,7 @@ def describe(value: Any) -> str:
 
 
 def toml_key(key: str | int) -> str:
-    """Return a key as TOML writes it: bare if allowed, else quoted."""
+    """Return a key as TOML: bare if possible, else quoted."""
     text = str(key)
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
@@ -138,20 +138,20 @@ def dotted(path: Sequence[str | int]) -> str:
     return ".".join(toml_key(part) for part in path)
 
 
-def either(options: Iterable[Any]) -> str:
-    """Return the options joined: `a`, `a or b`, `a, b or c`."""
+def join_options(options: Iterable[Any]) -> str:
+    """Join options for a message: `a`, `a or b`, `a, b or c`."""
     words = [str(option) for option in options]
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def nearest_multiples(value: int, of: int) -> list[int]:
-    """Return the positive multiples of `of` next to `value`: at or below it, and above it."""
+    """Return the nearest positive multiples of `of`: at or below a value, and above it."""
     below = value // of * of
     return [multiple for multiple in (below, below + of) if multiple > 0]
 
 
 def nearest_divisors(value: int, of: int) -> list[int]:
-    """Return the divisors of `of` just below and above `value`."""
+    """Return the nearest divisors of `of` below and above a value."""
     found = divisors(of)
     below = [n for n in found if n < value][-1:]
     return below + [n for n in found if n > value][:1]
@@ -177,11 +177,11 @@ ALIASES = {
     "flash": "sdpa",
     "png": "svg",
 }
-"""Common names of options, and their names here."""
+"""Common names of options, and llamac's names for them."""
 
 
-def also_known(word: str, options: Sequence[str]) -> str:
-    """Return the option that `word` probably means (a synonym or a typo), or ""."""
+def closest_option(word: str, options: Sequence[str]) -> str:
+    """Return the option that a word probably means (a synonym or a typo), or ""."""
     word = word[:80].lower()
     if ALIASES.get(word) in options:
         return ALIASES[word]

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llamac.spec.validation.errors import (
-    Broken,
+    BrokenRules,
     Path,
     Problem,
-    also_known,
+    closest_option,
     describe,
-    either,
+    join_options,
     toml_key,
 )
 
@@ -43,7 +43,10 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """Return the problems in the `error` that validating `data` as `model` raised."""
+    """Return the problems behind a Pydantic error.
+
+    error: raised by validating `data` as `model`.
+    """
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
         if not _is_consequence(detail):
@@ -60,7 +63,7 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     path = _document_path(detail["loc"], data, keep_last=kind == "missing")
     name = _name(path)
-    if kind == "value_error" and isinstance(broken := context["error"], Broken):
+    if kind == "value_error" and isinstance(broken := context["error"], BrokenRules):
         for problem in broken.problems:
             yield Problem((*path, *problem.path), problem.message, problem.help, problem.at)
     elif kind == "value_error":
@@ -97,7 +100,7 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
         case "union_tag_invalid":
             options = context["expected_tags"].replace("'", '"').split(", ")
             hint = _closest(context["tag"], [option.strip('"') for option in options])
-            return f"must have {_tag(context)} = {either(options)}", hint.replace("`", '"')
+            return f"must have {_tag(context)} = {join_options(options)}", hint.replace("`", '"')
         case "union_tag_not_found":
             options = {"kind": 'a kind: "linear" or "llama3"', "stage": "`stage`, its name"}
             return f"needs {options[_tag(context)]}", ""
@@ -143,7 +146,7 @@ def _is_number(text: str) -> bool:
 
 
 def _closest(word: Any, options: typing.Sequence[str]) -> str:
-    near = also_known(str(word), options)
+    near = closest_option(str(word), options)
     return f"did you mean `{near}`?" if near else ""
 
 
@@ -152,7 +155,7 @@ def _unknown_key(path: Path, model: type[BaseModel], data: Any) -> Problem:
     here = _model_at(model, tuple(parent), data)
     keys = list(here.model_fields) if here else []
     kind = "section or key of a spec" if not parent else f"key of {_name(tuple(parent))}"
-    hint = _closest(key, keys) or _elsewhere(str(key), model) or f"there are {either(keys)}"
+    hint = _closest(key, keys) or _elsewhere(str(key), model) or f"there are {join_options(keys)}"
     return Problem(path, f"`{toml_key(key)}` is not a {kind}", hint, at="key")
 
 
@@ -163,7 +166,7 @@ def _elsewhere(key: str, model: type[BaseModel]) -> str:
         for name, field in model.model_fields.items()
         if (section := _first_model(field.annotation)) and key in section.model_fields
     ]
-    return f"`{key}` belongs in {either(owners)}" if owners else ""
+    return f"`{key}` belongs in {join_options(owners)}" if owners else ""
 
 
 def _missing(path: Path, model: type[BaseModel], data: Any) -> Problem:

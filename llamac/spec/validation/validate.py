@@ -1,4 +1,4 @@
-"""Validate the data of a TOML document: all problems at once, each at its place."""
+"""Validation of a TOML document's data, with all problems reported at once."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from pydantic import BaseModel, ValidationError
 
 from llamac.spec.rules.between_sections import broken_rules
 from llamac.spec.section import Section
-from llamac.spec.toml.paths import with_whole_paths
+from llamac.spec.toml.paths import with_absolute_paths
 from llamac.spec.toml.toml_document import TomlDocument
 from llamac.spec.validation.errors import OPTION, Diagnostic, Location, Problem, SpecError
 from llamac.spec.validation.messages import explain
 
-MoreRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
-"""Further rules: problems of the sections that are valid by themselves, with absolute paths."""
+ExtraRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
+"""Function that yields problems, given the sections that are valid by themselves and the document.
 
-Whole = TypeVar("Whole", bound=Section)
+Paths in the sections are absolute.
+"""
+
+SpecModel = TypeVar("SpecModel", bound=Section)
 
 
-def validated(kind: type[Whole], document: TomlDocument, more: MoreRules | None = None) -> Whole:
-    """Return a document's data as `kind`, the model of a whole spec.
+def validate_document(
+    kind: type[SpecModel], document: TomlDocument, extra_rules: ExtraRules | None = None
+) -> SpecModel:
+    """Validate a document's data as the model of a whole spec, and return that model.
 
-    more: rules to check besides the models' own. Raises SpecError with all problems.
+    Raises SpecError with all problems, in the order of their positions.
+
+    extra_rules: rules to check in addition to the models' own.
     """
     stem = PurePath(document.file).name.removesuffix(".toml")
     data = {"name": stem, **document.data}
@@ -36,17 +43,17 @@ def validated(kind: type[Whole], document: TomlDocument, more: MoreRules | None 
     except ValidationError as error:
         sections = _valid_sections(kind, data)
         problems += [*explain(error, kind, data), *broken_rules(sections)]
-    if more is not None:
-        whole = {
-            key: with_whole_paths(section, document, (key,))
+    if extra_rules is not None:
+        absolute = {
+            key: with_absolute_paths(section, document, (key,))
             for key, section in sections.items()
             if isinstance(section, Section)
         }
-        problems += more(whole, document)
+        problems += extra_rules(absolute, document)
     if spec is None or problems:
         found = [_diagnostic(problem, document) for problem in dict.fromkeys(problems)]
         raise SpecError(sorted(found, key=_order)) from None
-    return with_whole_paths(spec, document)
+    return with_absolute_paths(spec, document)
 
 
 def _valid_sections(kind: type[Section], data: Mapping[str, Any]) -> dict[str, Any]:
