@@ -19,7 +19,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (default: this process's) and return its exit code."""
+    """Run a command line and return its exit code. arguments: None takes those of this process."""
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(
@@ -99,11 +99,11 @@ def _run(verb: str, arguments: list[str]) -> int:
         code = getattr(error, "exit_code", FAILED if isinstance(error, OSError) else None)
         if code is None:  # a bug in llamac: show the traceback, which also exits with 1
             raise
-        _say(error, verb)
+        _print_error(error, verb)
         return code
 
 
-def _say(error: Exception, verb: str) -> None:
+def _print_error(error: Exception, verb: str) -> None:
     """Print the message of an exception that has an exit code."""
     from llamac.runtime.terminal import escaped
     from llamac.spec.validation.errors import SpecError

@@ -61,10 +61,10 @@ def build(
     from llamac.ir.printer import print_program
     from llamac.passes.pass_list import NAMES, OPTIONAL, stages
 
-    _known("--print-after", print_after, (*NAMES, "all"))
-    _known("--stop-after", stop_after, NAMES)
+    _require_known("--print-after", print_after, (*NAMES, "all"))
+    _require_known("--stop-after", stop_after, NAMES)
     for name in disable or ():
-        _known("--disable", name, OPTIONAL)
+        _require_known("--disable", name, OPTIONAL)
 
     made = list(stages(loaded, disable or (), stop_after or ""))
     for stage in made:
@@ -76,10 +76,10 @@ def build(
         if print_after not in (stop_after, "all"):
             print(print_program(made[-1].program), end="")
         return
-    for word in write_directory(
+    for note in write_directory(
         directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite
     ):
-        print_status(word)
+        print_status(note)
     for note in made[-1].program.notes:
         print(note)
     print(f"{directory}: {made[-1].program.parameter_count:,} parameters; train it with")
@@ -87,7 +87,7 @@ def build(
     print(f"  {f'python {directory}/train.py' if one else f'{directory}/launch/local.sh'}")
 
 
-def _known(option: str, name: str | None, names: tuple[str, ...]) -> None:
+def _require_known(option: str, name: str | None, names: tuple[str, ...]) -> None:
     if name is not None and name not in names:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}", param_hint=option)
 

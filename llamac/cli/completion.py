@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Shell(StrEnum):
-    """A shell that can complete command lines."""
+    """Shells for which completion is available."""
 
     bash = "bash"
     zsh = "zsh"
@@ -70,9 +70,9 @@ def completion(
 
 
 def candidates(words: list[str]) -> list[str]:
-    """Return the completions of the last word.
+    """Return the completions of the last word of a command line.
 
-    words: the command line after `llamac`, with a partial last word.
+    words: the command line after `llamac`; the last word may be partial.
     """
     from llamac.cli import VERBS
     from llamac.cli.common.typer_command import command_of

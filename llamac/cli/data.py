@@ -27,20 +27,20 @@ RunOption = Annotated[
 
 
 class EngineName(StrEnum):
-    """Executor of a preparation's jobs: processes of this machine, or a Ray cluster."""
+    """Where the jobs of a preparation run: in processes of this machine, or on a Ray cluster."""
 
     processes = "processes"
     ray = "ray"
 
 
 class Cluster(StrEnum):
-    """Schedulers that `llamac data prepare` can write job scripts for."""
+    """Schedulers for which `llamac data prepare` can write job scripts."""
 
     slurm = "slurm"
 
 
 class DataError(Exception):
-    """Data cannot be prepared; exit code 1, or 2 if the spec contradicts existing data."""
+    """Data cannot be prepared; the exit code is 2 if the spec contradicts existing data, else 1."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -48,10 +48,10 @@ class DataError(Exception):
 
 
 @contextmanager
-def reported_errors(spec: Spec) -> Iterator[None]:
-    """Context manager that turns expected errors into a DataError with an exit code.
+def data_errors(spec: Spec) -> Iterator[None]:
+    """Context manager that turns expected errors into DataError.
 
-    Errors of a stage or of a source's input are shown with their line of the spec.
+    Errors of a stage or of a source's input are prefixed with their line of the spec.
     """
     from llamac.data.stages import StageError
     from llamac.data.state import SettingsChangedError
@@ -78,8 +78,11 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
     return spec.where(".".join(map(str, ("data.source", number, *keys))))
 
 
-def directory_of(spec: Spec, run: Path | None) -> Path:
-    """Return the directory in which the spec's run looks for its data."""
+def data_directory(spec: Spec, run: Path | None) -> Path:
+    """Return the directory of the spec's prepared data.
+
+    run: directory of the run; None is runs/<name>.
+    """
     from llamac.runtime.durable_files import inside
 
     return Path(spec.data.directory or inside(run or Path("runs") / spec.name, "data"))
@@ -116,7 +119,7 @@ def prepare(
 ) -> None:
     """Clean the sources and write token shards; the same command resumes after an interruption."""
     loaded = load(spec, overrides)
-    directory = directory_of(loaded, run)
+    directory = data_directory(loaded, run)
     if render:
         print(_script(loaded, directory, spec, overrides or [], tasks, options), end="")
     elif step is not None:
@@ -149,7 +152,7 @@ def _script(
     from llamac.data.prepare import plan_preparation, preparation_steps
 
     command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
-    with reported_errors(spec):
+    with data_errors(spec):
         command += ["--set", f"data.directory={json.dumps(str(directory))}"]
         return slurm_script(
             preparation_steps(plan_preparation(spec, directory)), command, tasks, options
@@ -164,7 +167,7 @@ def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
         number, count = parse_task(task)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--task") from None
-    with reported_errors(spec):
+    with data_errors(spec):
         preparation = plan_preparation(spec, directory)
         record_settings(preparation)
         todo = preparation_steps(preparation)
@@ -178,13 +181,16 @@ def prepare_here(
     workers: int | None = None,
     engine: EngineName = EngineName.processes,
 ) -> dict[str, Any]:
-    """Prepare data with progress and return the manifest. workers: default one per core."""
-    from llamac.cli.common.progress_line import reported
+    """Prepare the data on this machine, showing progress, and return the manifest.
+
+    workers: number of processes; None starts one per core.
+    """
+    from llamac.cli.common.progress_line import progress_report
     from llamac.data import executor
     from llamac.data import prepare as preparing
     from llamac.runtime.data.token_shards import cores
 
-    with reported_errors(spec):
+    with data_errors(spec):
         if manifest := preparing.moved_manifest(spec, directory):
             return manifest
         preparation = preparing.plan_preparation(spec, directory)
@@ -192,7 +198,7 @@ def prepare_here(
             "processes": lambda: executor.process_engine(workers or cores()),
             "ray": lambda: executor.ray(os.environ.get("RAY_ADDRESS")),
         }
-        with engines[engine.value]() as run, reported() as report:
+        with engines[engine.value]() as run, progress_report() as report:
             return preparing.prepare(preparation, run, report)
 
 
@@ -202,7 +208,7 @@ def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
     loaded = load(spec, overrides)
     from llamac.data.classifier import report_line, train_models
 
-    with reported_errors(loaded):
+    with data_errors(loaded):
         for report in train_models(loaded.data, typer.echo).values():
             typer.echo(report_line(report))
 
@@ -226,12 +232,12 @@ def stats(
 ) -> None:
     """Report for each source the documents read, kept and dropped, with reasons."""
     loaded = load(spec, overrides)
-    directory = directory_of(loaded, run)
+    directory = data_directory(loaded, run)
     if output:
         check_output(output, inputs_of(loaded), overwrite)
     from llamac.data.accounting.accounts import accounts
 
-    with reported_errors(loaded):
+    with data_errors(loaded):
         found = accounts(loaded.data, directory)
     if output:
         from llamac.data.accounting.html_page import data_page
@@ -257,7 +263,7 @@ def epochs(
 ) -> None:
     """Report the epochs of each source in a run, and its progress."""
     loaded = load(spec, overrides)
-    directory = directory_of(loaded, run)
+    directory = data_directory(loaded, run)
     from llamac.data.accounting import epochs as counting
     from llamac.data.accounting.stats import epochs_table
     from llamac.look.console import show
@@ -297,8 +303,8 @@ def export(
     loaded = load(spec, overrides)
     from llamac.data.tokenization import token_formats
 
-    with reported_errors(loaded):
-        for path in token_formats.export(directory_of(loaded, run), output, kind.value):
+    with data_errors(loaded):
+        for path in token_formats.export(data_directory(loaded, run), output, kind.value):
             print(path)
 
 
@@ -326,11 +332,11 @@ def where(
             param_hint="TOKEN",
         )
     begin, end = int(first), int(last) if colon else int(first) + 1
-    directory, split = directory_of(loaded, run), "validation" if validation else "train"
+    directory, split = data_directory(loaded, run), "validation" if validation else "train"
     from llamac.data.accounting.provenance import documents_at, span_text
     from llamac.runtime.terminal import escaped
 
-    with reported_errors(loaded):
+    with data_errors(loaded):
         places = list(documents_at(directory, source, begin, end, split))
         words = span_text(directory, source, begin, end, split) if text else None
         if as_json:

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class MissingHarnessError(Exception):
-    """The extra `eval` is not installed."""
+    """The optional dependency `eval` is not installed."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""The page of `llamac inspect --format html`, for one spec or two side by side."""
+"""The page of `llamac inspect --format html`, for one spec or for two side by side."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparedSpec:
-    """A spec to compare with, and the titles of both."""
+    """A second spec for the explorer, and the titles of the first and the second."""
 
     spec: Spec
     titles: tuple[str, str]
 
 
 def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> ComparedSpec:
-    """Return the spec that `--compare` names: another spec, or a layout of this one.
+    """Return the spec that `--compare` names: another spec, or another layout of this one.
 
-    Raises SpecError, or typer.BadParameter if it is neither.
+    Raises SpecError for an invalid spec, and typer.BadParameter if `other` is neither.
     """
     from llamac.plan.search.rank_layout import layout_of, parse_layout
     from llamac.plan.target import LayoutError
@@ -52,7 +52,7 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
 
 
 def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
-    """Return the explorer's HTML.
+    """Return the explorer's HTML page.
 
     stages: the compiled stages of `spec`. other: a spec to show beside it, or None.
     """

@@ -45,9 +45,9 @@ def launch(
     """Build SPEC into a run directory and start it, locally or on a cluster with its own tool."""
     loaded = load(spec, overrides)
 
-    from llamac.launch.backends import require, start, tool
+    from llamac.launch.backends import find_tool, require_backend, start_run
 
-    chosen = require(backend, loaded)
+    chosen = require_backend(backend, loaded)
     if render:
         from llamac.emit.trainer import render_trainer
 
@@ -59,7 +59,7 @@ def launch(
             print(f"wrote {output}")
         return
 
-    tool(backend, loaded)  # before anything is built
+    find_tool(backend, loaded)  # before anything is built
     run = output or Path("runs") / loaded.name
     print_status(f"building {loaded.name} into {run} …")
 
@@ -68,4 +68,4 @@ def launch(
     for word in update_run_directory(run, loaded, overwrite, partial(plan_json, loaded)):
         print_status(word)
     sys.stdout.flush()
-    raise typer.Exit(start(backend, loaded, run))
+    raise typer.Exit(start_run(backend, loaded, run))

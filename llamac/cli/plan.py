@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from llamac.plan.timeline.step import StepTimeline
 
 DOES_NOT_FIT = 3
-"""Exit code of a plan that does not fit its device's memory."""
+"""Exit code if the run does not fit the device's memory."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Framework(StrEnum):
-    """Frameworks for which `llamac plan` can predict a run."""
+    """Frameworks whose runs `llamac plan` can predict."""
 
     llamac = "llamac"
     compiled = "compiled"
@@ -48,7 +48,7 @@ class Sharding(StrEnum):
 
 
 class Law(StrEnum):
-    """Scaling laws that `llamac plan --compute` can size a model by."""
+    """Scaling laws by which `llamac plan --compute` can size a model."""
 
     chinchilla_1 = "chinchilla-1"
     chinchilla_2 = "chinchilla-2"
@@ -184,7 +184,9 @@ def plan(
     )
     if compute is not None or gpu_days is not None:
         law = (choose or Law.refitted).value
-        forms.size(compute, gpu_days, device, law, overrides or (), output, overwrite, as_json)
+        forms.print_sizing(
+            compute, gpu_days, device, law, overrides or (), output, overwrite, as_json
+        )
         return
     if calibrate:
         _calibrate(output or Path("machine.toml"), overwrite)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """Output of a search: a spec that extends `base`; none if `output` is None."""
+    """Where a search writes the spec of the fastest layout, which extends `base`.
+
+    output: path of the spec; None writes none. overrides: values of --set.
+    inputs: files that must not be overwritten.
+    """
 
     output: Path | None
     base: str
@@ -31,7 +35,7 @@ class Target:
 
 
 def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
-    """Print the best layouts, and write the first as a spec."""
+    """Print the fastest layouts, and write the first one as a spec if the target says so."""
     from llamac.plan.search.search import search
     from llamac.plan.search.winner import search_json, search_summary, winner_toml, winners_table
 
@@ -68,7 +72,7 @@ def _progress() -> Callable[[int, int, int], None]:
 
 
 def print_advice(setting: Setting, target: str, as_json: bool) -> None:
-    """Print which change of hardware or layout would bring `target` (2x) times the speed."""
+    """Print which changes of hardware or layout reach a speed-up. target: such as `2x`."""
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", target.strip().lower())
     if number is None or float(number[1]) <= 1:
         message = f"{target!r} must be a factor above 1, such as 2x"
@@ -95,7 +99,10 @@ def print_advice(setting: Setting, target: str, as_json: bool) -> None:
 
 
 def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
-    """Print why one of two layouts is faster; numbers refer to rows of the search."""
+    """Print why one of two layouts is faster than the other.
+
+    names: layouts such as `tp8,pp4`, or row numbers of the search's table.
+    """
     from llamac.plan.search.compare import reasons, term_differences, verdict
 
     pair = _pair(setting, gpus, names)
@@ -140,7 +147,7 @@ def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Predictio
     return pair
 
 
-def size(
+def print_sizing(
     compute: str | None,
     gpu_days: float | None,
     device: str | None,
@@ -150,7 +157,11 @@ def size(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print the best models for a compute budget, and write the chosen one as a spec."""
+    """Print the best models for a compute budget, and write the chosen one as a spec.
+
+    compute: FLOPs such as `1e22`; None takes `gpu_days` on the device instead.
+    choice: scaling law whose model is written to `output`.
+    """
     if output is not None:
         check_output(output, (), overwrite)
 
@@ -185,12 +196,12 @@ def size(
 SHOWS_A_STEP = ("--ops", "--collectives", "--trace", "--picture")
 OF_A_RUN = ("SPEC", "--gpus", "--sharding", "--framework")
 CHOOSING, SIZING = ("--search", "--why", "--why-not"), ("--compute", "--gpu-days")
-IDLE = {
+WITHOUT_EFFECT = {
     **dict.fromkeys(CHOOSING, SHOWS_A_STEP),
     **dict.fromkeys(SIZING, (*SHOWS_A_STEP, *OF_A_RUN)),
     "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--json", "--device", "--set"),
 }
-"""Form of the command → the options without effect in it."""
+"""Options without effect, by form of the command."""
 
 
 def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
@@ -205,7 +216,7 @@ def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
     given = [flag for flag, value in options.items() if value not in (None, False)]
     writes = {"-o", "--trace", "--picture"} & set(given) or form == "--calibrate"
     sizes = form in SIZING and "-o" in given
-    idle = [*IDLE.get(form, ()), *([] if form == "--search" else ["--top"])]
+    idle = [*WITHOUT_EFFECT.get(form, ()), *([] if form == "--search" else ["--top"])]
     idle += [] if sizes else ["--choose"]
     idle += [] if writes else ["--overwrite"]
     if unused := [flag for flag in idle if flag in given]:

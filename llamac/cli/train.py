@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamac.cli.common.options import SetOption, SpecArgument, load, print_status
-from llamac.cli.data import directory_of, prepare_here
-from llamac.cli.preflight.chosen_dtype import for_this_machine
+from llamac.cli.data import data_directory, prepare_here
+from llamac.cli.preflight.chosen_dtype import choose_dtype
 from llamac.cli.preflight.memory_check import require_memory
 from llamac.cli.preflight.plan_note import plan_json
 from llamac.spec import Spec
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class ProcessesError(Exception):
-    """The number of processes does not match the spec; the message says what to set."""
+    """The number of processes does not match the spec. The message says what to set."""
 
     exit_code = 2
 
@@ -75,10 +75,10 @@ def train(
     _require_checkpoint(resume, output or Path("runs") / loaded.name)
     run = output or Path("runs") / loaded.name
     print_status(f"building {loaded.name} into {run} …")
-    loaded, word = for_this_machine(loaded, run)
-    if word:
-        print_status(word)
-    if not (directory_of(loaded, run) / "manifest.json").is_file():
+    loaded, note = choose_dtype(loaded, run)
+    if note:
+        print_status(note)
+    if not (data_directory(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
 
     from llamac.emit.run_directory import update_run_directory
@@ -88,10 +88,10 @@ def train(
             require_memory(loaded, program)
         return plan_json(loaded, program)
 
-    for word in update_run_directory(run, loaded, overwrite, make_plan):
-        print_status(word)
+    for note in update_run_directory(run, loaded, overwrite, make_plan):
+        print_status(note)
     _require_data(loaded, run)
-    command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
+    command = [*_launcher(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:
         command += ["--steps", str(steps)]
     if loaded.parallel.ranks > 1:
@@ -115,7 +115,7 @@ def _require_checkpoint(resume: str, run: Path) -> None:
 
 def _require_data(spec: Spec, run: Path) -> None:
     """Prepare the sources that the trainer cannot read by itself, unless already done."""
-    directory = directory_of(spec, run)
+    directory = data_directory(spec, run)
     raw = any(source.needs_cleaning for source in spec.data.source)
     if raw and not (directory / "manifest.json").is_file():
         prepare_here(spec, directory)
@@ -178,7 +178,7 @@ def _processes(count: int) -> str:
     return "one process" if count == 1 else f"{count} processes"
 
 
-def _started_by(spec: Spec) -> list[str]:
+def _launcher(spec: Spec) -> list[str]:
     """Return the command's prefix: Python, or torchrun for several ranks."""
     if spec.parallel.ranks == 1:
         return [sys.executable]
@@ -191,9 +191,9 @@ def _started_by(spec: Spec) -> list[str]:
 
 
 def torchrun_environment(spec: Spec) -> dict[str, str]:
-    """Return torchrun's environment variables.
+    """Return the environment variables with which torchrun starts a run.
 
-    They set the time for saving after SIGTERM, the threads per rank, and a fresh store after a
+    They set the time for saving after SIGTERM, the threads per rank, and a new store after a
     restart, since torch's shared one keeps the addresses of dead processes.
     """
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)

@@ -14,7 +14,7 @@ from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
-    from llamac.verify.processes import Found
+    from llamac.verify.processes import LayoutComparison
     from llamac.verify.verdicts import Verdict
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -51,7 +51,7 @@ def verify(
     twin = shrink(loaded)
     if as_json:
         found = list(verdicts(twin, files_of, saved_sets(loaded)))
-        sound = not any(verdict.missed for verdict in found)
+        sound = not any(verdict.failed for verdict in found)
         _print_json(loaded, found, _layouts(loaded, counts) if sound and counts else [])
         return
     from llamac.look.console import show
@@ -67,7 +67,7 @@ def verify(
         if verbose:
             for name, error in verdict.errors.items():
                 show(f"    {name:<44}{error:>9.1e}")
-    first = next((verdict for verdict in found if verdict.missed), None)
+    first = next((verdict for verdict in found if verdict.failed), None)
     if first is not None:
         raise VerificationMissed(_complaint(first, loaded.name))
     count = f"{len(found)} stages agree with the reference"
@@ -76,28 +76,28 @@ def verify(
         _on_processes(loaded, counts)
 
 
-def _layouts(spec: Spec, counts: list[int]) -> list[Found]:
+def _layouts(spec: Spec, counts: list[int]) -> list[LayoutComparison]:
     from llamac.emit.build import files_of
     from llamac.verify.processes import compare_layouts
 
     return list(compare_layouts(spec, counts, files_of))
 
 
-def _print_json(spec: Spec, stages: list[Verdict], layouts: list[Found]) -> None:
+def _print_json(spec: Spec, stages: list[Verdict], layouts: list[LayoutComparison]) -> None:
     """Print all findings as one JSON object; raises typer.Exit(3) if a result is wrong."""
     rows = [{"stage": one.stage, **_figures(one)} for one in stages]
     more = [{"layout": one.layout, "refused": one.refused, **_figures(one)} for one in layouts]
-    verified = not any(one.missed for one in (*stages, *layouts))
+    verified = not any(one.failed for one in (*stages, *layouts))
     found = {"name": spec.name, "verified": verified, "stages": rows, "layouts": more}
     print(json.dumps(found, indent=1))
     if not verified:
         raise typer.Exit(VerificationMissed.exit_code)
 
 
-def _figures(found: Verdict | Found) -> dict[str, Any]:
+def _figures(found: Verdict | LayoutComparison) -> dict[str, Any]:
     """Return the relative errors by name (null for NaN) and the problem, as JSON values."""
     errors = {key: e if math.isfinite(e) else None for key, e in found.errors.items()}
-    return {"missed": found.missed, "problem": found.problem, "errors": errors}
+    return {"missed": found.failed, "problem": found.problem, "errors": errors}
 
 
 def _counts(ranks: str | None) -> list[int]:
@@ -126,11 +126,11 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
         "",
         Text(head, "head"),
     )
-    rows: list[Found] = []
+    rows: list[LayoutComparison] = []
     for found in compare_layouts(spec, counts, files_of):
         show(Text(f"{found.layout:<16}{_layout_row(found)}", _style(found)))
         rows.append(found)
-    first = next((found for found in rows if found.missed), None)
+    first = next((found for found in rows if found.failed), None)
     if first is not None:
         key, error = first.worst
         what = first.problem or f"relative error {error:.1e} in {_kind(key)}"
@@ -141,11 +141,11 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     show("", Text(said, "good"))
 
 
-def _style(found: Verdict | Found) -> str:
-    return "bad" if found.missed else ""
+def _style(found: Verdict | LayoutComparison) -> str:
+    return "bad" if found.failed else ""
 
 
-def _layout_row(found: Found) -> str:
+def _layout_row(found: LayoutComparison) -> str:
     if found.problem:
         return "   failed"
     if found.refused:
@@ -153,12 +153,12 @@ def _layout_row(found: Found) -> str:
     gradients = {key[2:]: error for key, error in found.errors.items() if key.startswith("d ")}
     name, worst = max(gradients.items(), key=lambda item: item[1])
     loss, evaluated, norm = (found.errors[key] for key in ("loss", "evaluated", "norm"))
-    mark = "   MISSED" if found.missed else "" if loss or worst else "   bit-equal"
+    mark = "   MISSED" if found.failed else "" if loss or worst else "   bit-equal"
     return f"{loss:>9.1e}{evaluated:>10.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 
 class VerificationMissed(Exception):
-    """A stage or layout differs from the reference; the message says which and how."""
+    """A stage or layout differs from the reference. The message says which, and by how much."""
 
     exit_code = 3
 
@@ -200,7 +200,7 @@ def _row(verdict: Verdict) -> str:
         f"{measured[key]:>{n}.1e}" if key in measured else f"{'–':>{n}}"
         for key, n in widths.items()
     )
-    mark = "   MISSED" if verdict.missed else ""
+    mark = "   MISSED" if verdict.failed else ""
     return f"{''.join(figures)}  {name}{mark}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""Launch backends, with the command that submits a run to each."""
+"""Launch backends, and the command that submits a run to each of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.spec.launch import dns_label
 
 
 class LaunchError(Exception):
-    """The run cannot be launched with this spec on this machine; the message says what to do."""
+    """The run cannot be launched from this machine with this spec. The message says what to do."""
 
     exit_code = 2
 
@@ -24,9 +24,9 @@ class LaunchError(Exception):
 class Backend:
     """A way to launch a run.
 
-    file: the emitted file to submit. command: (spec, file) → the command line. in_run: whether the
-    command runs in the run directory rather than in the working directory. missing: returns the
-    settings that the spec lacks for this backend, or "".
+    file: emitted file to submit. command: function (spec, file) → command line.
+    in_run: whether the command runs in the run directory instead of the working directory.
+    missing: function that returns the settings that a spec lacks for this backend, or "".
     """
 
     file: str
@@ -77,16 +77,19 @@ BACKENDS = {
 }
 
 
-def require(name: str, spec: Spec) -> Backend:
-    """Return the backend if `spec` has what it needs; else raise LaunchError."""
+def require_backend(name: str, spec: Spec) -> Backend:
+    """Return the backend of this name. Raises LaunchError if the spec lacks a setting for it."""
     backend = BACKENDS[name]
     if missing := backend.missing(spec):
         raise LaunchError(f"{spec.name} cannot start on {name}: {missing}")
     return backend
 
 
-def tool(name: str, spec: Spec) -> str:
-    """Return the path of the submitting program. Raises LaunchError if it is not installed."""
+def find_tool(name: str, spec: Spec) -> str:
+    """Return the path of the program that submits a run.
+
+    Raises LaunchError if it is not installed.
+    """
     program = BACKENDS[name].command(spec, "")[0]
     found = shutil.which(program)
     if found is None:
@@ -97,11 +100,11 @@ def tool(name: str, spec: Spec) -> str:
     return found
 
 
-def start(name: str, spec: Spec, run: Path) -> int:
-    """Start the run in directory `run`; return the exit code of the submitting program."""
+def start_run(name: str, spec: Spec, run: Path) -> int:
+    """Submit the run in a directory, and return the exit code of the submitting program."""
     backend = BACKENDS[name]
     file = backend.file if backend.in_run else str(run / backend.file)
-    command = [tool(name, spec), *backend.command(spec, file)[1:]]
+    command = [find_tool(name, spec), *backend.command(spec, file)[1:]]
     environment = {"PYTHON": sys.executable, **os.environ}  # the one that launches, if none is set
     where = run if backend.in_run else None
     return subprocess.run(command, cwd=where, env=environment, check=False).returncode

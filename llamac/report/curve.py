@@ -1,4 +1,4 @@
-"""Downsampling of curves for display: minimum, maximum and mean of each range of rows."""
+"""Downsampling of curves for display, by minimum, maximum and mean of ranges of rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ EVALUATED = "eval/"  # begins the names of what tasks measured: eval/<task>/<met
 
 
 def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
-    """Return the curve of a run as JSON values.
+    """Return the downsampled curves of a run as JSON values.
 
-    rows: their number. step, tokens, hours: at the end of each point; hours are accumulated
-    training time. from: the first step of each point. series: name → `mean` and, if points are
-    several rows, `low` and `high`: values of the file unchanged; null without any.
+    rows: number of rows before downsampling.
+    step, tokens, hours: at the last row of each point; hours are accumulated training time.
+    from: step of the first row of each point.
+    series: `mean` by metric and, where points stand for several rows, `low` and `high`; null
+    without a value. Single rows keep their value exactly.
     """
     steps = columns.get("step", np.empty(0))
     count = len(steps)
@@ -59,7 +61,10 @@ def _series(values: np.ndarray, begins: np.ndarray) -> dict[str, Any]:
 
 
 def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int | None]:
-    """Return JSON numbers, with integers unchanged and NaN as null. digits: significant digits."""
+    """Convert values to JSON numbers, integers as they are and NaN to null.
+
+    digits: significant digits of the others; None keeps them exactly.
+    """
     found: list[float | int | None] = []
     for value in values.tolist():
         if math.isnan(value):
@@ -75,6 +80,7 @@ def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     """Return ascending indices of at most `points` + 2 values that preserve a curve's shape.
 
     They are the first, the last, and the minimum and maximum of each of `points // 2` ranges.
+
     values: float [n], without NaN.
     """
     count = len(values)

@@ -1,4 +1,4 @@
-"""Curves of runs as pictures in the style of the paper's figures, one file per metric."""
+"""Curves of runs as PNG figures in the style of the LLaMA paper, one file per metric."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, unit, its na
 
 
 def figures(runs: Sequence[Run]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, PNG) for each metric with values in a run."""
+    """Yield (name, PNG) for each metric of which a run has values."""
     tables = [(run.title, run.metrics.columns[0], number) for number, run in enumerate(runs)]
     for name in FIGURES:
         known = [one for one in tables if len(_points(one[1], name)[0])]
@@ -53,14 +53,14 @@ def _points(table: Columns, name: str) -> tuple[np.ndarray, np.ndarray]:
 def _drawing(name: str, runs: Sequence[tuple[str, Columns, int]]) -> Drawing:
     title, unit, unit_name = FIGURES[name]
     curves = [(label, *_points(table, name), number) for label, table, number in runs]
-    most = max(float(tokens[-1]) for _, tokens, _, _ in curves)
-    scale, word = next(u for u in UNITS if most >= u[0] or u[0] == 1.0)
-    low, high = _range([(tokens, values) for _, tokens, values, _ in curves], most)
+    last = max(float(tokens[-1]) for _, tokens, _, _ in curves)
+    scale, word = next(u for u in UNITS if last >= u[0] or u[0] == 1.0)
+    low, high = _range([(tokens, values) for _, tokens, values, _ in curves], last)
     drawing = Drawing(WIDTH, HEIGHT, title)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def at(tokens: float, value: float) -> tuple[float, float]:
-        x = LEFT + tokens / (most or 1) * (right - LEFT)
+        x = LEFT + tokens / (last or 1) * (right - LEFT)
         y = bottom - (value - low) / (high - low) * (bottom - TOP)
         return x, min(max(y, TOP), bottom)
 
@@ -69,14 +69,14 @@ def _drawing(name: str, runs: Sequence[tuple[str, Columns, int]]) -> Drawing:
         y = at(0, value * unit)[1]
         shapes += [Polyline([(LEFT, y), (right, y)], GRID)]
         shapes += [Label(LEFT - 8, y + 4, _short(value), 12, "end", MUTED)]
-    for value in ticks(0, most / scale, 7):
+    for value in ticks(0, last / scale, 7):
         x = at(value * scale, low)[0]
         shapes += [Polyline([(x, TOP), (x, bottom)], GRID)]
         shapes += [Label(x, bottom + 18, _short(value), 12, "middle", MUTED)]
     drawn = [(*_curve(x, y), COLOURS[number % len(COLOURS)]) for _, x, y, number in curves]
     shapes += [Area([at(*p) for p in band], _pale(colour)) for band, _, colour in drawn if band]
     for _, line, colour in drawn:
-        shapes += [Polyline([at(*p) for p in part], colour, 1.4) for part in below(line, high)]
+        shapes += [Polyline([at(*p) for p in part], colour, 1.4) for part in clip_line(line, high)]
     if name == "loss":
         for _, table, number in runs:
             held_out = _points(table, "validation_loss")
@@ -89,16 +89,16 @@ def _drawing(name: str, runs: Sequence[tuple[str, Columns, int]]) -> Drawing:
     return drawing
 
 
-def _range(curves: Iterable[tuple[np.ndarray, np.ndarray]], most: float) -> tuple[float, float]:
+def _range(curves: Iterable[tuple[np.ndarray, np.ndarray]], last: float) -> tuple[float, float]:
     """Return the smallest and largest value of the axis, with a margin."""
     parts = []
     for tokens, values in curves:
-        later = values[tokens >= EARLY * most]
+        later = values[tokens >= EARLY * last]
         parts.append(later if len(later) > 4 else values)
     seen = np.concatenate(parts)
     low, high = float(seen.min()), float(seen.max())
-    room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    return low - room, high + room
+    margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
 
 
 def _curve(tokens: np.ndarray, values: np.ndarray) -> tuple[list[Point], list[Point]]:
@@ -119,8 +119,8 @@ def _curve(tokens: np.ndarray, values: np.ndarray) -> tuple[list[Point], list[Po
     return [*upper, *reversed(list(lower))], line
 
 
-def below(line: Sequence[Point], high: float) -> list[list[Point]]:
-    """Return the parts of a line that lie at or below `high`, cut where it crosses that."""
+def clip_line(line: Sequence[Point], high: float) -> list[list[Point]]:
+    """Return the parts of a line at or below `high`, cut where it crosses that value."""
     parts: list[list[Point]] = []
     part: list[Point] = []
     for (x0, y0), (x1, y1) in pairwise([line[0], *line]):
@@ -166,7 +166,7 @@ def _pale(colour: str, share: float = 0.25) -> str:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Return round numbers from `low` to `high`, about `count` of them."""
+    """Return about `count` round numbers from `low` to `high`."""
     raw = (high - low) / count
     if not raw > 0:
         return [low]

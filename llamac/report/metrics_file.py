@@ -1,4 +1,4 @@
-"""Read metrics.jsonl as columns of numbers, skipping damaged lines."""
+"""Read metrics.jsonl into columns of numbers, skipping damaged lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llamac.report.arrow_columns import parsed_columns
+from llamac.report.arrow_columns import parse_columns
 
 REGION = 1 << 26  # bytes read at a time
 BLOCK = 1 << 22  # bytes parsed at a time where something is damaged
@@ -18,21 +18,21 @@ LARGEST = 2**53  # up to here a float64 holds every whole number
 NUMBERS = {int, float, type(None)}
 
 Columns = dict[str, np.ndarray]
-"""Name of a metric → float64 [rows]; NaN where a row has no finite number under that name."""
+"""Values of each metric, float64 [rows]; NaN where a row has no finite number of that name."""
 
 
 class MetricsFile:
-    """The rows of a metrics.jsonl so far. `refresh` reads what was added since the last time.
+    """The rows of a metrics.jsonl, read incrementally by `refresh`.
 
-    damaged: numbers (from 1) of lines that are no row with a step. unfinished: whether the last
-    line is incomplete and therefore left out.
+    damaged: numbers, from 1, of lines that are not a row with a step.
+    unfinished: whether the last line is incomplete and therefore skipped.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.damaged: list[int] = []
         self.unfinished = False
         self._parts: dict[str, list[np.ndarray]] = {}
@@ -41,12 +41,15 @@ class MetricsFile:
         self._curve: tuple[Columns, int] | None = None
 
     def refresh(self) -> bool:
-        """Read new lines; return whether anything changed. Raises OSError if it cannot be read."""
+        """Read the lines added since the last call; return whether there are any.
+
+        A file that was replaced is read again. Raises OSError if it cannot be read.
+        """
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
             replaced = status.st_ino != self._inode or status.st_size < self._offset
             if replaced:  # a run that resumes writes the file anew
-                self._forget()
+                self._reset()
                 self._inode = status.st_ino
             before = (self._lines, self.unfinished)
             file.seek(self._offset)
@@ -61,9 +64,9 @@ class MetricsFile:
 
     @property
     def columns(self) -> tuple[Columns, int]:
-        """Return the columns of the curve by step, and the number of superseded rows.
+        """Return the columns, ordered by step, and the number of superseded rows.
 
-        A row supersedes earlier ones of its step and beyond, as when a run resumes.
+        A row supersedes earlier rows of its step and of later ones, as when a run resumes.
         """
         if self._curve is None:
             self._curve = self._newest_rows()
@@ -83,7 +86,7 @@ class MetricsFile:
 
     def _parse(self, text: bytes) -> None:
         """Add lines, all at once if none is damaged, which is several times faster."""
-        found = parsed_columns(text, LARGEST)
+        found = parse_columns(text, LARGEST)
         if found is not None:
             self._extend(found, len(found["step"]))
             self._lines += len(found["step"])

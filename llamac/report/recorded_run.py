@@ -19,17 +19,19 @@ MADE_OF = ("metrics.jsonl", "spec.toml", "checkpoints")  # a run directory has o
 
 
 class ReportError(Exception):
-    """The directory cannot be reported on; the message says why and what to do."""
+    """The directory cannot be reported on. The message says why and what to do."""
 
     exit_code = 2
 
 
 class Run:
-    """The contents of a run directory. `refresh` reads the changes since the last call.
+    """The contents of a run directory, read incrementally by `refresh`.
 
-    notes: messages on missing or damaged files. spec_values: the resolved spec as parsed TOML;
-    spec: the same, validated, or None if invalid. plan: plan.json. events: lines of events.jsonl in
-    order.
+    notes: messages about missing or damaged files.
+    spec_values: the resolved spec as parsed TOML.
+    spec: the validated spec, or None if it is missing or invalid.
+    plan, manifest: plan.json and MANIFEST.json; empty if missing.
+    events: lines of events.jsonl in order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,40 +41,42 @@ class Run:
             raise ReportError(f"{directory} is not a run: it has none of {', '.join(MADE_OF)}")
         self.directory, self.name = directory, directory.resolve().name
         self.metrics = MetricsFile(directory / "metrics.jsonl")
-        self._seen: tuple[Any, ...] = ()
+        self._stamps: tuple[Any, ...] = ()
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read what changed; return whether anything did."""
-        seen = tuple(map(_stamp, (self.directory / name for name in (*MADE_OF, events.NAME))))
-        if seen == self._seen:
+        """Read the files that changed since the last call; return whether any did."""
+        stamps = tuple(map(_stamp, (self.directory / name for name in (*MADE_OF, events.NAME))))
+        if stamps == self._stamps:
             return False
-        self._seen, self.notes = seen, list[str]()
+        self._stamps, self.notes = stamps, list[str]()
         self._read_metrics()
         self.events = self._events()
         program = self._program()
-        self.spec_values: dict[str, Any] = self._whole(program / "spec.toml", _toml) or {}
+        self.spec_values: dict[str, Any] = self._parsed_file(program / "spec.toml", _toml) or {}
         self.spec = self._spec(program / "spec.toml")
-        self.plan: dict[str, Any] = self._whole(program / "plan.json", _json_object) or {}
-        self.manifest: dict[str, Any] = self._whole(program / "MANIFEST.json", _json_object) or {}
+        self.plan: dict[str, Any] = self._parsed_file(program / "plan.json", _json_object) or {}
+        self.manifest: dict[str, Any] = (
+            self._parsed_file(program / "MANIFEST.json", _json_object) or {}
+        )
         return True
 
     @property
     def title(self) -> str:
-        """Return the spec's name, and the directory's if it differs."""
+        """The spec's name, and the directory's name if it differs."""
         own = str(self.spec_values.get("name", self.name))
         return own if own == self.name else f"{self.name} ({own})"
 
     @property
     def data(self) -> Path | None:
-        """Return the run's directory of prepared data, or None if unknown."""
+        """The run's directory of prepared data, or None if unknown."""
         if self.spec is None:
             return None
         return Path(self.spec.data.directory or self.directory / "data")
 
     @property
     def start(self) -> dict[str, Any]:
-        """Return the newest start event, or an empty one."""
+        """The newest start event; empty if there is none."""
         return next((e for e in reversed(self.events) if e["event"] == "start"), {})
 
     def _read_metrics(self) -> None:
@@ -96,7 +100,7 @@ class Run:
 
     def _events(self) -> list[dict[str, Any]]:
         path, found, damaged = self.directory / events.NAME, [], []
-        text = self._whole(path, bytes) or b""
+        text = self._parsed_file(path, bytes) or b""
         for number, line in enumerate(text.splitlines(), 1):
             event = _event(line)
             if event is None:
@@ -113,7 +117,7 @@ class Run:
         own = (self.directory / "spec.toml").exists()
         return self.directory if own or not (elsewhere / "spec.toml").exists() else elsewhere
 
-    def _whole(self, path: Path, parse: Callable[[bytes], Any]) -> Any:
+    def _parsed_file(self, path: Path, parse: Callable[[bytes], Any]) -> Any:
         """Return a parsed file; None if it is missing or, with a note, damaged."""
         try:
             if path.stat().st_size > LARGEST:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page, which `report.js` builds in the browser."""
+"""The report as a self-contained HTML page, which `report.js` builds in the browser."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SCRIPTS = (ELEMENTS, *(HERE / name for name in ("chart.js", "details.js", "repor
 def report_page(data: Mapping[str, Any], version: str | None = None) -> str:
     """Return the HTML page of a report.
 
-    data: from `llamac.report.summary.report`. version: of the data, where a server has newer ones
-    for the page to ask for.
+    data: the result of `llamac.report.summary.report`.
+    version: version of the data, if a server will provide newer ones to the page.
     """
     names = [run["title"] for run in data["runs"]]
     body = f'<div id="page"><noscript>{_without_script(data)}</noscript></div>'

@@ -1,4 +1,4 @@
-"""Serve a live report on localhost: `llamac report --watch`."""
+"""Serve a live report on localhost, for `llamac report --watch`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llamac.report.summary import report
 HOST = "127.0.0.1"
 
 
-class Watched:
-    """The report of `runs`, recomputed when one of them changes."""
+class LiveReport:
+    """The report of some runs, computed again when one of them changes. Thread-safe."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs, self._lock = runs, threading.Lock()
         self._number, self._data = 0, report(runs)
 
-    def now(self) -> tuple[str, dict]:
+    def latest(self) -> tuple[str, dict]:
         """Return the version of the data, and the data as JSON values."""
         with self._lock:
             changed = [run.refresh() for run in self.runs]
@@ -33,8 +33,11 @@ class Watched:
 
 
 def server(runs: Sequence[Run], port: int) -> ThreadingHTTPServer:
-    """Return a server at 127.0.0.1, not yet serving. port: 0 takes any that is free."""
-    watched = Watched(runs)
+    """Return an HTTP server for the report at 127.0.0.1, not yet serving.
+
+    port: 0 takes any free port.
+    """
+    live = LiveReport(runs)
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "llamac", ""
@@ -45,7 +48,7 @@ def server(runs: Sequence[Run], port: int) -> ThreadingHTTPServer:
             if self.headers.get("Host") not in here:  # a name that someone points at this machine
                 self._answer(HTTPStatus.FORBIDDEN, b"", "text/plain")
                 return
-            version, data = watched.now()
+            version, data = live.latest()
             if url.path == "/":
                 self._answer(HTTPStatus.OK, report_page(data, version).encode(), "text/html")
             elif url.path != "/data.json":

@@ -1,4 +1,4 @@
-"""The data of a report as JSON values: curves, numbers, events and hardware of each run."""
+"""The data of a report as JSON values: curves, summary, events and hardware of each run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUESTIONS = "/questions"  # ends the name of how many there were
 
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the data of a report's page."""
+    """Return the data of a report's page: all runs, and the differences of their specs."""
     return {
         "written": round(time.time()),
         "runs": [_run(run) for run in runs],
@@ -272,9 +272,9 @@ def _samples(run: Run) -> list[dict[str, Any]]:
 
 
 def differences(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the keys whose values are not the same in all specs, in the order of the first spec.
+    """Return the keys whose values differ between specs, in the order of the first spec.
 
-    values: of each spec, null where it has none.
+    Each entry has the `key` and its `values` by spec, null in specs without it.
     """
     tables = [_flat(spec) for spec in specs]
     keys = dict.fromkeys(key for table in tables for key in table)

@@ -1,4 +1,4 @@
-"""Run an emitted model.py in float64."""
+"""Run an emitted model.py in float64, on one rank or on simulated ranks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.distributed.param_sharding import ParamSharding
 from llamac.verify.oracle import ModelOutput, Oracle
 from llamac.verify.packed_parameters import module_packing_problem
-from llamac.verify.simulated_ranks import on_ranks, summed
+from llamac.verify.simulated_ranks import run_on_ranks, sum_losses
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
-    """Run the emitted model on the oracle's batch, on all simulated ranks of `mesh`.
+    """Run the emitted model on the oracle's batch and return its outputs.
 
     files: text of the emitted files by relative path.
+    mesh: ranks on each axis, all simulated in this process; empty for one rank.
     """
     with import_emitted(files) as module:
         if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
@@ -87,8 +88,8 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
         with torch.no_grad():
             return loss.detach(), model(*batch), model.logits(own(prompt))
 
-    found = on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
-    loss, evaluated = (summed([one[i] for one in found], mesh) for i in (0, 1))
+    found = run_on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
+    loss, evaluated = (sum_losses([one[i] for one in found], mesh) for i in (0, 1))
     return ModelOutput(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
 
 

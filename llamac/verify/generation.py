@@ -1,4 +1,4 @@
-"""Run the inference Program and the emitted inference.py as in generation: prefill, then decoding.
+"""Run the inference Program, or the emitted inference.py, on a prompt: prefill, then decoding.
 
 Rows of the batch have prompts of different lengths. Shorter prompts are padded, and decoding
 overwrites the padding's entries in the cache.
@@ -25,9 +25,11 @@ from llamac.runtime.parameters import canonical_views
 
 
 def prompt_lengths(rows: int, positions: int) -> Tensor:
-    """Return prompt lengths, int64 [B], spread from 1 to positions - 1, so that all rows decode.
+    """Return a prompt length for each row, int64 [B], from 1 to positions - 1.
 
-    rows: B. positions: columns P of the prompt, padding included.
+    The rest of each row is decoded.
+
+    rows: B. positions: number of columns P of the prompt, padding included.
     """
     return torch.linspace(1, max(1, positions - 1), rows).long()
 
@@ -36,7 +38,7 @@ def prompt_lengths(rows: int, positions: int) -> Tensor:
 def run_inference(program: Program, weights: Mapping[str, Tensor], prompt: Tensor) -> Tensor:
     """Return the Program's logits, float64 [B, P, V], at all positions of a prompt, int64 [B, P].
 
-    weights: canonical name → float64 tensor.
+    weights: float64 tensors by canonical name.
     """
     return _read(_Program(program, weights, prompt.shape), prompt)
 
@@ -47,7 +49,7 @@ def run_emitted_inference(
 ) -> Tensor:
     """Return the logits, float64 [B, P, V], of an emitted inference.py for a prompt, int64 [B, P].
 
-    files: text by relative path. weights: canonical name → float64 tensor.
+    files: text of the emitted files by relative path. weights: float64 tensors by canonical name.
     """
     with import_emitted(files, "inference") as module:
         if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables

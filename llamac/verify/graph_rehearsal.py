@@ -1,4 +1,4 @@
-"""Stand-in for CUDA graphs on the CPU, which shows what replays would compute."""
+"""Stand-in for CUDA graphs that runs on the CPU and computes what replays would compute."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from torch import Tensor
 
 
 class GraphRehearsal:
-    """Recorder for the trainer's `CudaGraph` that repeats the captured Python on each replay.
+    """Recorder for the trainer's `CudaGraph` that runs the captured Python again on each replay.
 
-    As with a CUDA graph, a capture computes nothing, and a replay reads the tensors that the
-    captured call read and overwrites the output that the capture returned. Gradients must be at the
-    addresses that they had at the capture, as a graph would add to those. `runs`, `captures` and
-    `replays` count the calls.
+    As with a CUDA graph, a capture computes nothing; a replay reads the tensors that the captured
+    call read and overwrites the output that the capture returned. A replay fails if gradients are
+    no longer at the addresses they had at the capture, to which a graph would add.
+
+    runs, captures, replays: number of calls so far.
     """
 
     def __init__(self, optimizer: Any, fails: bool = False) -> None:
-        """optimizer: the one whose gradients add up. fails: whether captures fail."""
+        """Create a recorder.
+
+        optimizer: optimizer whose gradients accumulate. fails: whether captures raise an error.
+        """
         self.optimizer, self.fails = optimizer, fails
         self.runs = self.captures = self.replays = 0
 
     def run(self, work: Callable[[], Tensor]) -> Tensor:
-        """Call `work` as a warm-up does, and return its result."""
+        """Call `work` without capturing, as in a warm-up, and return its result."""
         self.runs += 1
         return work()
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Return (function that replays `work`, tensor that each replay overwrites: the loss).
+        """Return a function that replays `work`, and the loss tensor that each replay overwrites.
 
-        Raises RuntimeError as CUDA does if captures are set to fail.
+        Raises RuntimeError, as CUDA does, if `fails` is set.
         """
         self.captures += 1
         before = [gradient.clone() for gradient in self._gradients()]

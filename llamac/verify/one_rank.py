@@ -1,13 +1,18 @@
-"""Run one rank of an emitted directory in fp32 on a given step, for `verify --ranks`.
+"""Run one rank of an emitted trainer in fp32 on a given step, for `verify --ranks`.
 
     one_rank.py IN OUT
 
-It runs inside the directory, with its train.py, model.py and runtime. IN contains canonical
-weights, the sequences of one step, also used for evaluation, and the clipping norm. OUT.<rank>
-receives the loss, evaluation loss, gradient norm and the clipped gradients given to the update rule
-as (canonical name, offsets, values), all from a second identical step, so that state left over
-from the first would change them. skips: whether a step is skipped after a NaN on the last rank
-alone.
+It runs inside the emitted directory, with its train.py, model.py and runtime. IN contains canonical
+weights, the sequences of one step, also used for evaluation, and the clipping norm. The rank writes
+to OUT.<rank>:
+
+    loss, evaluated   training and evaluation loss
+    norm              gradient norm
+    gradients         clipped gradients, as (canonical name, offsets, values)
+    skips             whether a step is skipped if only the last rank's gradients contain a NaN
+
+The step is run twice and the second one is measured, so that state left over from the first would
+change the results.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -36,12 +41,12 @@ class StepSequences:
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
 
     def answers(self, starts, count):
-        """Return the numbers of these sequences, which index their reference log-probabilities."""
+        """Return the row numbers of these sequences, which index reference log-probabilities."""
         rows = torch.arange(len(self.rows))
         return torch.cat([rows[start : start + count] for start in starts]).numpy()
 
 
-class Supervised:
+class TargetLoss:
     """Step and evaluation of a trainer whose loss is a sum over targets."""
 
     def __init__(self, train, model, mesh, sequences):
@@ -53,7 +58,7 @@ class Supervised:
         self.evaluate = lambda: train.evaluate(model, sequences, mesh)
 
 
-class Preferred:
+class PairLoss:
     """Step and evaluation of a trainer that compares pairs of sequences (dpo)."""
 
     def __init__(self, train, model, mesh, sequences, scores):
@@ -68,8 +73,8 @@ class Preferred:
         self.evaluate = lambda: preferences.evaluate(*given)["validation_loss"]
 
 
-class Recorded(torch.optim.Optimizer):
-    """Update rule that records its gradient and changes no parameter."""
+class RecordGradients(torch.optim.Optimizer):
+    """Update rule that stores its gradients as state and changes no parameter."""
 
     STATES = ("gradient",)
 
@@ -83,12 +88,12 @@ class Recorded(torch.optim.Optimizer):
                 self.state[parameter]["gradient"].copy_(gradient)
 
 
-def main(given: str, out: str) -> None:
-    """Run the step of the file `given` twice, and write this rank's results to OUT.<rank>."""
+def main(task_file: str, out: str) -> None:
+    """Run the step in `task_file` twice and write this rank's results to OUT.<rank>."""
     import model as emitted
     import train
 
-    task = torch.load(given)
+    task = torch.load(task_file)
     mixing = getattr(train, "MIXING", {})
     sequences = StepSequences(task["sequences"], mixing.get("padding_input", 0))
     with train.start_mesh(train.DEGREES, torch.device("cpu")) as mesh:
@@ -99,17 +104,17 @@ def main(given: str, out: str) -> None:
         )
         staged = mesh.degrees["pp"] > 1
         model = pipeline(train, mesh) if staged else mesh.build_model(train.Model, train.DTYPE)
-        fill(model, sharding, task["weights"])
+        load_weights(model, sharding, task["weights"])
         options = {"weight_decay": 0.0, "clip_norm": float(task["clip_norm"])}
         parameters = model.named_parameters()
-        optimizer = train.ShardedOptimizer(parameters, sharding, mesh, Recorded, **options)
+        optimizer = train.ShardedOptimizer(parameters, sharding, mesh, RecordGradients, **options)
         if hasattr(train, "PREFERENCE"):
-            trained = Preferred(train, model, mesh, sequences, task["reference"])
+            objective = PairLoss(train, model, mesh, sequences, task["reference"])
         else:
-            trained = Supervised(train, model, mesh, sequences)
-        evaluated = trained.evaluate()
-        optimizer.step(0.0, trained.step(), trained.count)
-        outcome = optimizer.read(optimizer.step(0.0, trained.step(), trained.count))
+            objective = TargetLoss(train, model, mesh, sequences)
+        evaluated = objective.evaluate()
+        optimizer.step(0.0, objective.step(), objective.count)
+        outcome = optimizer.read(optimizer.step(0.0, objective.step(), objective.count))
         result = {
             "loss": torch.tensor(outcome.loss),
             "evaluated": torch.tensor(evaluated),
@@ -119,16 +124,16 @@ def main(given: str, out: str) -> None:
                 for canonical, chunk in optimizer.state_dict()["gradient"].items()
             ],
         }
-        loss = trained.step()
+        loss = objective.step()
         if mesh.rank == mesh.size - 1:
-            spoil(optimizer)
-        outcome = optimizer.read(optimizer.step(0.0, loss, trained.count))
+            set_nan(optimizer)
+        outcome = optimizer.read(optimizer.step(0.0, loss, objective.count))
         result["skips"] = outcome.skipped and bool(optimizer.algorithm.found_inf)
         torch.save(result, f"{out}.{mesh.rank}")
 
 
-def spoil(optimizer):
-    """Set one element of this rank's gradients to NaN."""
+def set_nan(optimizer):
+    """Set this rank's first gradient chunk to NaN."""
     optimizer.collect()
     for name, master in optimizer.masters.items():
         chunks = optimizer.sharding.chunks(name, optimizer.trainable[name], master.grad)
@@ -144,8 +149,8 @@ def pipeline(train, mesh):
 
 
 @torch.no_grad()
-def fill(model, sharding, weights) -> None:
-    """Copy this rank's parts of full canonical weights into its model."""
+def load_weights(model, sharding, weights) -> None:
+    """Copy this rank's shards of full canonical weights into its model."""
     from runtime.distributed.param_sharding import local_shard
 
     for name, parameter in model.named_parameters():

@@ -14,17 +14,17 @@ from llamac.spec import Spec
 from llamac.verify.reference import PADDING, Reference
 
 TOLERANCE = 1e-9
-"""Tolerance on relative errors in float64: rounding stays below 1e-12, bugs give above 1e-6."""
+"""Tolerance on relative errors in float64: rounding stays below 1e-12, bugs exceed 1e-6."""
 
 NEGLIGIBLE = 1e-3
-"""Fraction of the largest gradient relative to which smaller gradients are judged."""
+"""Smallest scale for a gradient's relative error, as a fraction of the largest gradient."""
 
 
 @dataclass(frozen=True)
 class ModelOutput:
     """Outputs of a model for one batch; None means not measured.
 
-    loss, evaluated: what the head returns; the latter is computed without a backward pass.
+    loss, evaluated: output of the head; the latter from a forward pass without a backward pass.
     gradients: by canonical name. logits: of the prompt, [B, P, V]. norm: gradient norm, 0-d.
     """
 
@@ -37,11 +37,13 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A batch, random weights by canonical name, and the reference's outputs for them.
+    """A batch, random weights, and the reference's outputs for them.
 
+    weights: by canonical name.
     tokens, labels: int64 [B, S]. Labels are the next tokens; each row ends in a different amount of
     padding, so that micro-batches and ranks have different numbers of targets.
     prompt: int64 [B, P], with P < S where S > 1.
+    outcome: the reference's outputs.
     """
 
     weights: Mapping[str, Tensor]
@@ -52,17 +54,17 @@ class Oracle:
 
     @property
     def sequences(self) -> Tensor:
-        """Return the batch as a data loader does: int64 [B, S + 1]."""
+        """The batch as a data loader returns it, int64 [B, S + 1]."""
         return torch.cat([self.tokens[:, :1], self.labels], 1)
 
 
-def consult(
+def make_oracle(
     spec: Spec, seed: int = 0, gradient: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Oracle:
-    """Return a random batch and the reference's outputs for it, computed eagerly in float64.
+    """Draw a random batch and weights, and compute the reference's outputs eagerly in float64.
 
-    spec: a small one, such as a twin. seed: of weights and batch. gradient: function of the head's
-    output and the labels that returns the output's gradient; None: `loss_gradient`.
+    spec: a small one, such as a twin. seed: seed of weights and batch.
+    gradient: function (head's output, labels) → gradient of the output; None is `loss_gradient`.
     """
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
@@ -113,8 +115,9 @@ def errors(
 ) -> dict[str, float]:
     """Return the relative error of each output in `expected`, by name.
 
-    It is infinite for a missing or unexpected output, a wrong shape, and NaN. negligible: least
-    scale to which a gradient's error is relative, as a fraction of the largest gradient.
+    It is infinite for a missing or unexpected output, a wrong shape, and NaN.
+
+    negligible: smallest scale for a gradient's error, as a fraction of the largest gradient.
     """
     result = {
         key: relative_error(getattr(found, key), value)
@@ -129,15 +132,15 @@ def errors(
     scale = max(gradient.abs().max().item() for gradient in expected.gradients.values())
     scale = max(scale, NEGLIGIBLE * expected.loss.abs().max().item())
     for name, gradient in expected.gradients.items():
-        result[gradient_of(name)] = relative_error(
+        result[gradient_key(name)] = relative_error(
             found.gradients.get(name), gradient, at_least=negligible * scale
         )
     unknown = found.gradients.keys() - expected.gradients.keys()
-    return result | {gradient_of(name): math.inf for name in sorted(unknown)}
+    return result | {gradient_key(name): math.inf for name in sorted(unknown)}
 
 
-def gradient_of(name: str) -> str:
-    """Return the key of a parameter's gradient in the result of `errors`. name: canonical."""
+def gradient_key(name: str) -> str:
+    """Return the key of a parameter's gradient in the result of `errors`. name: canonical name."""
     return f"d {name}"
 
 

@@ -1,4 +1,4 @@
-"""Check that packing and unpacking parameters loses, duplicates and moves nothing."""
+"""Check that packing and unpacking parameters loses, duplicates or moves no element."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llamac.ir.program import Program
 from llamac.ir.shards import SINGLE_RANK, local_parameter
 
 Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
-"""Function from (name, packed tensor) to views of its canonical parameters by name."""
+"""Function (name, packed tensor) → canonical names and views of the tensor."""
 
 
 def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
-    """Return an error in a Program's parameter table as a sentence, or "" if there is none.
+    """Return what is wrong with a Program's parameter table as a sentence, or "".
 
     weights: the expected canonical parameters by name.
     """
@@ -39,10 +39,12 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
 def module_packing_problem(
     module: torch.nn.Module, views: Views, weights: Mapping[str, Tensor]
 ) -> str:
-    """Return an error in an emitted model's packing table as a sentence, or "" if there is none.
+    """Return what is wrong with an emitted model's packing table as a sentence, or "".
 
-    Converts canonical → packed → canonical and back, with a distinct value for every element.
-    Overwrites the module's parameters. views: (packed name, tensor) → (canonical name, view) pairs.
+    Each parameter is converted from canonical to packed form and back, with a distinct value for
+    every element. The module's parameters are overwritten, in the end with `weights`.
+
+    views: returns canonical names and views of a packed tensor.
     weights: the expected canonical parameters by name.
     """
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Compare layouts on real gloo processes in fp32 with one rank.
+"""Compare layouts with one rank, on real processes with gloo in fp32.
 
-They run the emitted trainer's own step and evaluation.
+The processes run the step and the evaluation of the emitted trainer.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from llamac.spec import Spec, SpecError
 from llamac.spec.finetune import Finetune
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
-from llamac.verify.oracle import ModelOutput, Oracle, consult, errors
+from llamac.verify.oracle import ModelOutput, Oracle, errors, make_oracle
 from llamac.verify.rank_server import TIMED_OUT, RankServer
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import Emit
 
 ROUNDING = 1e-5
-"""Tolerance on relative errors in fp32, where only the order of summation differs."""
+"""Tolerance on relative errors in fp32, where layouts differ in the order of summation."""
 
 NEGLIGIBLE_FP32 = 1e-2
-"""`oracle.NEGLIGIBLE` for float32: gradients that are zero in exact arithmetic are sums of
-cancelling values, with seven digits each."""
+"""`oracle.NEGLIGIBLE` for fp32: gradients that are zero in exact arithmetic are sums of
+cancelling values, with seven digits each.
+"""
 
 CLIPPED = 0.5
-"""Clipping norm as a fraction of the gradients' norm."""
+"""Clipping norm as a fraction of the gradient norm."""
 
 ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[\w.]+(?:Error|Exception)|error)\b.*)", re.M)
-"""The line of a traceback, which torch.distributed prefixes with the rank, that says the error."""
+"""Pattern of the line in a traceback that names the error; torch.distributed prefixes the rank."""
 
 SEQUENCES = 4
 SECONDS = 300  # timeout of one layout
@@ -74,11 +75,12 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class LayoutComparison:
     """Errors of a layout relative to one rank.
 
-    errors: relative error of each output by name. refused: why the spec does not allow the layout.
-    problem: the error that prevented a result.
+    errors: relative error of each output by name.
+    refused: reason why the spec does not allow the layout, or "".
+    problem: error that prevented a result, or "".
     """
 
     layout: str
@@ -88,58 +90,59 @@ class Found:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Return the output with the largest relative error, and that error."""
+        """The output with the largest relative error, and that error."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
-    def missed(self) -> bool:
-        """Return whether there is no result, or an error exceeds what fp32 rounding explains."""
+    def failed(self) -> bool:
+        """Whether there is no result, or an error exceeds `ROUNDING`."""
         return bool(self.problem) or not self.worst[1] <= ROUNDING
 
 
-def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
-    """Yield the comparison of each layout with one rank as it completes.
+def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[LayoutComparison]:
+    """Yield the comparison of each layout with one rank, as soon as it is complete.
 
-    One rank itself is compared with the eager reference in float64. counts: numbers of ranks whose
-    layouts are tried. emit: returns the files of a spec and its stages.
+    One rank itself is compared with the eager reference in float64.
+
+    counts: numbers of ranks whose layouts are run. emit: returns the emitted files of a spec.
     """
-    twin, fixed_sets = divisible(spec), saved_sets(spec)
+    twin, fixed_sets = divisible_twin(spec), saved_sets(spec)
     objective = Objective(twin.finetune)
     whole = twin.replace({"batch.micro_batch": SEQUENCES})
-    oracle = consult(whole, gradient=objective.gradient)
+    oracle = make_oracle(whole, gradient=objective.gradient)
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
-    right = objective.mean(oracle)
-    assert right.norm is not None
-    task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * right.norm}
+    expected = objective.mean(oracle)
+    assert expected.norm is not None
+    task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * expected.norm}
     task["reference"] = objective.reference.float()
     with RankServer() as server:
         try:
             single = _run(server, emit(twin, list(stages(twin, fixed_sets=fixed_sets))), twin, task)
         except RuntimeError as error:
-            yield Found("one rank", {}, problem=str(error))
+            yield LayoutComparison("one rank", {}, problem=str(error))
             return
         for count in counts:
             for name, degrees in LAYOUTS[count].items():
                 if count == 1:
-                    yield Found(name, errors(single, right, NEGLIGIBLE_FP32))
+                    yield LayoutComparison(name, errors(single, expected, NEGLIGIBLE_FP32))
                     continue
                 try:
                     layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
                 except SpecError as error:
-                    yield Found(name, {}, refused=error.diagnostics[0].message)
+                    yield LayoutComparison(name, {}, refused=error.diagnostics[0].message)
                     continue
                 try:
                     made = list(stages(layout, fixed_sets=fixed_sets))
                     found = _run(server, emit(layout, made), layout, task)
-                    yield Found(name, errors(found, single, NEGLIGIBLE_FP32))
+                    yield LayoutComparison(name, errors(found, single, NEGLIGIBLE_FP32))
                 except RuntimeError as error:
-                    yield Found(name, {}, problem=str(error))
+                    yield LayoutComparison(name, {}, problem=str(error))
 
 
-def divisible(spec: Spec) -> Spec:
-    """Return the spec's twin for one rank, with sizes that four ranks divide.
+def divisible_twin(spec: Spec) -> Spec:
+    """Return the spec's twin for one rank, with sizes that divide over four ranks.
 
-    Grouped-query attention stays, with two key heads, fewer than four ranks.
+    Grouped-query attention keeps two key-value heads, fewer than the ranks.
     """
     twin = shrink(spec.replace(ONE_RANK))
     model = twin.model
@@ -161,9 +164,9 @@ def divisible(spec: Spec) -> Spec:
 
 
 class Objective:
-    """Loss that a trainer computes from the model's output, in float64.
+    """The loss that a trainer computes from the model's output, in float64.
 
-    reference: for dpo, random log-probabilities [B], as if of the sequences under other weights.
+    reference: random log-probabilities [B] in place of the reference model's, for dpo.
     """
 
     def __init__(self, finetune: Finetune) -> None:
@@ -172,13 +175,13 @@ class Objective:
         self.reference = -10 * torch.rand(SEQUENCES, dtype=torch.float64, generator=random)
 
     def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss's gradient for the model's output. labels: int64 [B, S]."""
+        """Return the gradient of the model's output. labels: int64 [B, S]."""
         if not self.finetune.is_dpo:
             return loss_gradient(output)
         return self._preference(output, labels)[1]
 
     def mean(self, oracle: Oracle) -> ModelOutput:
-        """Return the loss per target or pair, its gradient's norm, and the clipped gradients."""
+        """Return the loss per target or pair, its gradient norm, and the clipped gradients."""
         loss, count = oracle.outcome.loss, count_targets(oracle.labels)
         if self.finetune.is_dpo:
             loss = self._preference(loss, oracle.labels)[0][0]

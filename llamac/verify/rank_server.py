@@ -1,10 +1,10 @@
-"""Run a program on several ranks that are forked from one process that has imported torch.
+"""Run a program on several ranks, forked from one process that has already imported torch.
 
 `torchrun` starts each rank as a new interpreter, which spends seconds on importing torch. Programs
-that compare many layouts of a tiny model start hundreds of ranks; here they are forked instead.
+that compare many layouts of a tiny model start hundreds of ranks, for which forking is faster.
 
-This file is also the server's own program: it reads launches from standard input as lines of JSON
-and answers each with one line.
+This file is also the server's program: it reads launches from standard input as lines of JSON and
+answers each with one line.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TIMED_OUT = 124  # exit code of a launch that was killed, as from `timeout`
 
 @dataclass
 class RanksEnded:
-    """Exit code and output of the ranks of one launch.
+    """Exit code and output of one launch.
 
-    failed: the first rank that failed; None if none did before the timeout.
+    failed: the first rank that failed; None if none failed before the timeout.
     """
 
     returncode: int
@@ -60,12 +60,13 @@ class RankServer:
         timeout: float,
         environment: dict[str, str] | None = None,
     ) -> RanksEnded:
-        """Run `python PROGRAM ARGUMENTS` in the program's directory on each rank and wait.
+        """Run `python PROGRAM ARGUMENTS` on each rank, in the program's directory, and wait.
 
-        The return code is that of the first rank that failed (negative: a signal), or 124 after
-        `timeout` seconds. Standard output and error are those of all ranks; errors of the first
-        rank that failed come first, since those of others may follow from it. environment: further
-        variables for the ranks.
+        The return code is that of the first rank that failed (negative: killed by that signal), or
+        124 after the timeout. Output is that of all ranks; the errors of the first rank that failed
+        come first, since those of the others may follow from it.
+
+        timeout: in seconds. environment: further environment variables of the ranks.
         """
         with tempfile.TemporaryDirectory(prefix="llamac-ranks-") as directory:
             out, *errors = [Path(directory, name) for name in ("stdout", *map(str, range(ranks)))]
@@ -104,7 +105,7 @@ class RankServer:
 
 
 def serve() -> None:
-    """Run the server: answer each line of standard input, a launch, until the input ends."""
+    """Run the server: launch what each line of standard input describes, until the input ends."""
     import torch._dynamo  # imported by the first optimizer step
     import torch.distributed  # noqa: F401
 

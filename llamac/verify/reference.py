@@ -31,15 +31,15 @@ NORMS: dict[str, Callable[..., Tensor]] = {
 """Formulas by `model.activation` and `model.norm`, independent of the compiler's."""
 
 PADDING = -1
-"""The label of a position that has no target."""
+"""Label of a position without a target."""
 
 
 def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple[int, ...]]:
     """Return the shape of each parameter by canonical (Meta's) name, in order of use.
 
-    Linear weights are [out, in]. The output layer has no bias and follows a final norm, with
-    pre-norm and post-norm alike. Raises ValueError for learned positions without `sequence_length`,
-    the rows of their table.
+    Linear weights are [out, in]. The output projection has no bias and follows a final norm, in
+    post-norm models too. Raises ValueError for learned positions without `sequence_length`, the
+    number of rows of their table.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -80,10 +80,11 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
 
 def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], finetune: Any) -> dict[str, Any]:
-    """Return the shapes of adapters, A [rank, in] and B [out, rank], by canonical name.
+    """Return the shapes of LoRA's A [rank, in] and B [out, rank] by canonical name.
 
-    shapes: of the model without adapters. finetune: the spec's [finetune], or None. The result is
-    empty without lora.
+    Empty unless finetune.method is lora.
+
+    shapes: shapes of the model's parameters. finetune: the spec's [finetune], or None.
     """
     found: dict[str, tuple[int, ...]] = {}
     if finetune is None or finetune.method != "lora":
@@ -98,8 +99,8 @@ def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], finetune: Any) -> dict
 def rope_frequencies(model: Any) -> Tensor:
     """Return the angle per position of each rotated pair, [K/2] float64 (arXiv:2104.09864, eq. 15).
 
-    `linear` scaling stretches every wavelength (arXiv:2306.15595). `llama3` stretches long
-    wavelengths, keeps short ones and interpolates between (Llama 3.1).
+    `linear` scaling divides all frequencies by the factor (arXiv:2306.15595). `llama3` divides
+    those of long wavelengths, keeps those of short ones and interpolates between them (Llama 3.1).
     """
     exponents = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
     frequencies = model.rope_theta**-exponents
@@ -118,10 +119,10 @@ def rope_frequencies(model: Any) -> Tensor:
 
 
 def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
-    """Return x [B, H, S, K] with each pair rotated by its position times its frequency.
+    """Rotate each pair of x, [B, H, S, K], by its position times its frequency.
 
-    frequencies: [K/2], radians per position. layout: `interleaved` pairs elements 2i and 2i+1
-    (Meta); `half_split` pairs i and i + K/2 (HF).
+    frequencies: [K/2], radians per position.
+    layout: `interleaved` pairs elements 2i and 2i+1 (Meta), `half_split` i and i + K/2 (HF).
     """
     positions = torch.arange(x.shape[-2], dtype=torch.float64)
     angles = torch.outer(positions, frequencies)  # S K/2
@@ -136,11 +137,11 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 
 
 class Reference(nn.Module):
-    """The model as an nn.Module with uninitialised parameters, which `load` fills.
+    """The model as an nn.Module. Its parameters are uninitialised until `load` is called.
 
-    sequence_length: rows of learned positions. dtype: of parameters and arithmetic.
-    eos: end-of-document token, across which attention is masked; None for no such mask.
-    finetune: the spec's [finetune]. With adapters all other weights are frozen.
+    sequence_length: rows of learned positions. dtype: dtype of parameters and arithmetic.
+    eos: end-of-document token, across which attention is masked; None masks nothing.
+    finetune: the spec's [finetune]. With lora, only adapters require gradients.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> Reference:
-        """Copy canonical weights, cast to the model's dtype, into the model and return it.
+        """Copy canonical weights into the model, cast to its dtype, and return the model.
 
         Raises KeyError if names are missing or unexpected.
         """
@@ -184,7 +185,7 @@ class Reference(nn.Module):
         return self
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """Return x @ weight.T (+ bias, + adapter). name: canonical, of the weight."""
+        """Return x @ weight.T (+ bias, + adapter). name: canonical name of the weight."""
         y = F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
         if f"{name}_lora_a" not in self.weights:
             return y
@@ -192,14 +193,14 @@ class Reference(nn.Module):
         return y + self.finetune.alpha / self.finetune.rank * (x @ a.T @ b.T)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Return x normalised along its last dimension. name: canonical, of the gain."""
+        """Normalise x along its last dimension. name: canonical name of the gain."""
         gain, eps = self.weights[name], self.model.norm_eps
         return NORMS[self.model.norm](x, gain, self.weights.get(f"{name}_bias"), eps)
 
-    def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
-        """Return causal self-attention, B S D -> B S D; H/G query heads share a key and value head.
+    def attention(self, name: str, x: Tensor, masked: Tensor) -> Tensor:
+        """Return causal self-attention, B S D -> B S D; H/G query heads share a key-value head.
 
-        unseen: bool, B 1 S S or S S; True where a query must not attend to a key.
+        masked: bool, B 1 S S or S S; true where a query must not attend to a key.
         """
         model = self.model
         q, k, v = (  # B H S K, B G S K, B G S K
@@ -220,33 +221,33 @@ class Reference(nn.Module):
             k = rotate(k, frequencies, model.rope_layout)
         k, v = (t.repeat_interleave(model.n_heads // model.n_kv_heads, dim=1) for t in (k, v))
         scores = q @ k.transpose(-1, -2) / math.sqrt(model.head_dim)  # B H S S
-        mixed = F.softmax(scores.masked_fill(unseen, -math.inf), dim=-1) @ v  # B H S K
+        mixed = F.softmax(scores.masked_fill(masked, -math.inf), dim=-1) @ v  # B H S K
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        """Return the feed-forward network's output, B S D; plain (w1, w2) or gated (w1, w3, w2)."""
+        """Return the output of the feed-forward network, gated (w1, w3, w2) or plain (w1, w2)."""
         hidden = ACTIVATIONS[self.model.activation](self.linear(f"{name}.w1", x))  # B S F
         if self.model.activation in GATED:
             hidden = hidden * self.linear(f"{name}.w3", x)
         return self.linear(f"{name}.w2", hidden)
 
-    def block(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
-        """Return one layer's output, B S D -> B S D.
+    def block(self, name: str, x: Tensor, masked: Tensor) -> Tensor:
+        """Return the output of one layer, B S D -> B S D.
 
-        Each half f is x + f(norm(x)) with pre-norm, or norm(x + f(x)) with post-norm, as in the
-        original transformer. name: `layers.0`. unseen: as in `attention`.
+        Each sublayer f computes x + f(norm(x)) with pre-norm, or norm(x + f(x)) with post-norm, as
+        in the original transformer. name: such as `layers.0`. masked: as for `attention`.
         """
         if self.model.norm_position == "pre":
             attended = self.norm(f"{name}.attention_norm", x)
-            x = x + self.attention(f"{name}.attention", attended, unseen)
+            x = x + self.attention(f"{name}.attention", attended, masked)
             return x + self.feed_forward(f"{name}.feed_forward", self.norm(f"{name}.ffn_norm", x))
-        x = self.norm(f"{name}.attention_norm", x + self.attention(f"{name}.attention", x, unseen))
+        x = self.norm(f"{name}.attention_norm", x + self.attention(f"{name}.attention", x, masked))
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
-    def unseen(self, tokens: Tensor) -> Tensor:
-        """Return the mask, B 1 S S or S S: True where a query must not attend to a key.
+    def attention_mask(self, tokens: Tensor) -> Tensor:
+        """Return a bool mask, B 1 S S or S S: true where a query must not attend to a key.
 
-        These are later keys, those of other documents and those outside the window.
+        Masked are later keys, keys of other documents and keys outside the window.
         """
         length = tokens.shape[1]
         position = torch.arange(length, device=tokens.device)
@@ -263,18 +264,19 @@ class Reference(nn.Module):
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, S, V], in the parameters' dtype, of tokens, int64 [B, S]."""
         x = F.embedding(tokens.clamp(min=0), self.weights["tok_embeddings"])  # B S D
-        unseen = self.unseen(tokens)
+        masked = self.attention_mask(tokens)
         if self.model.position == "learned":
             x = x + self.weights["pos_embeddings"][: tokens.shape[1]]
         for i in range(self.model.n_layers):
-            x = self.block(f"layers.{i}", x, unseen)
+            x = self.block(f"layers.{i}", x, masked)
         output = "tok_embeddings" if self.model.tied_embeddings else "output"
         return F.linear(self.norm("norm", x), self.weights[output])
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, 0-d.
+        """Return the sum of cross-entropies over all targets, 0-d.
 
-        With preferences, return each sequence's log-probability [B] instead.
+        For dpo, return the log-probability of each sequence [B] instead.
+
         labels: the next tokens, int64 [B, S]; PADDING marks positions without a target.
         """
         scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()

@@ -1,7 +1,7 @@
 """Simulate the ranks of a mesh as threads of one process.
 
 Graphs and emitted modules run unchanged: `runtime.distributed.collectives` looks up groups by axis
-name and finds simulated ones.
+name, and finds simulated ones.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from llamac.ir.shards import rank_coordinates
 
 T = TypeVar("T")
 TIMEOUT = 120.0
-"""Seconds that one rank waits for the others of its group."""
+"""Seconds that a rank waits for the others of its group."""
 
 
-class RanksDisagree(Exception):
+class CollectiveMismatch(Exception):
     """Ranks of one group called different collectives; real ranks would hang."""
 
 
-def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
+def sum_losses(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
     """Return the sum of the ranks' losses, counting tensor-parallel ranks once.
 
-    losses: of all ranks of `mesh`, equal on tensor-parallel ranks.
+    losses: losses of all ranks; those of tensor-parallel ranks are equal.
     """
     return torch.stack(list(losses)).sum(0) / mesh.get("tp", 1)
 
 
-class _Meeting:
+class _Exchange:
     """Barrier at which the ranks of one group exchange tensors."""
 
     def __init__(self, size: int) -> None:
@@ -46,30 +46,32 @@ class _Meeting:
         found = list(self.shown)
         self.barrier.wait()
         if len({what for what, _ in found}) > 1:
-            raise RanksDisagree(" against ".join(dict.fromkeys(what for what, _ in found)))
+            raise CollectiveMismatch(" against ".join(dict.fromkeys(what for what, _ in found)))
         return [tensor for _, tensor in found]
 
 
 class SimulatedGroup:
     """Stand-in for the runtime's `Group` of one mesh axis, whose ranks are threads.
 
-    Sums are in rank order, hence deterministic. here: each thread's `coordinates` in the mesh.
+    Sums are computed in rank order and are therefore deterministic.
+
+    here: thread-local storage with each thread's `coordinates` in the mesh.
     """
 
     def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
         self.axis, self.size, self.here = axis, mesh[axis], here
-        self.meetings = {self._key(at): _Meeting(self.size) for at in rank_coordinates(mesh)}
+        self.exchanges = {self._key(at): _Exchange(self.size) for at in rank_coordinates(mesh)}
 
     def _key(self, at: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(number for axis, number in at.items() if axis != self.axis)
 
     @property
     def rank(self) -> int:
-        """Return the calling thread's index on the axis."""
+        """Index of the calling thread on the axis."""
         return self.here.coordinates[self.axis]
 
     def _exchange(self, kind: str, x: Tensor) -> list[Tensor]:
-        return self.meetings[self._key(self.here.coordinates)].exchange(self.rank, kind, x)
+        return self.exchanges[self._key(self.here.coordinates)].exchange(self.rank, kind, x)
 
     def start_all_gather(self, x: Tensor) -> Tensor:
         """Return x of all ranks, concatenated along dim 0."""
@@ -80,12 +82,12 @@ class SimulatedGroup:
         return _sum(self._exchange("reduce_scatter", x)).chunk(self.size)[self.rank].clone()
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
-        """Return the sum over ranks or, for any other `operation`, the maximum."""
+        """Return the sum over ranks, or the maximum unless `operation` is `sum`."""
         shown = self._exchange(f"all_reduce {operation}", x)
         return _sum(shown) if operation == "sum" else torch.stack(shown).amax(0)
 
     def wait(self, x: Tensor) -> Tensor:
-        """Return x, the result of a start: simulated transfers end at once."""
+        """Return x unchanged: simulated collectives are complete when they return."""
         return x
 
 
@@ -96,15 +98,17 @@ def _sum(tensors: list[Tensor]) -> Tensor:
     return total
 
 
-def on_ranks(
+def run_on_ranks(
     mesh: Mapping[str, int],
     groups: MutableMapping[str, Any],
     function: Callable[[dict[str, int]], T],
 ) -> list[T]:
-    """Call `function(coordinates)` on all ranks of `mesh` concurrently; return results by rank.
+    """Call `function(coordinates)` on all ranks concurrently, and return the results by rank.
 
-    groups: the registry of groups to fill, `GROUPS` of the copy of `collectives` in use. Raises
-    the exception of the first rank that failed.
+    Raises the exception of the first rank that failed.
+
+    groups: registry in which the groups are looked up (`collectives.GROUPS`); it is filled with
+    simulated groups and restored afterwards.
     """
     here = threading.local()
     simulated = {axis: SimulatedGroup(axis, mesh, here) for axis in mesh}
@@ -118,8 +122,8 @@ def on_ranks(
             if not isinstance(error, threading.BrokenBarrierError):
                 failures.append(error)
             for group in simulated.values():
-                for meeting in group.meetings.values():
-                    meeting.barrier.abort()
+                for exchange in group.exchanges.values():
+                    exchange.barrier.abort()
             raise
 
     before = dict(groups)

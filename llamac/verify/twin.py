@@ -23,24 +23,24 @@ GROUP = 16  # query heads per kv head
 DIM, FFN_DIM = 256, 1024
 CUDA_ONLY = ("cudnn", "xformers")
 """Attention kernels that have no CPU implementation."""
-APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
+UNSHARDED = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
-    """Return the twin of a spec. Raises NoKernelError if no attention kernel supports the spec.
+    """Return the twin of a spec. Raises NoKernelError if the requested attention kernel cannot run.
 
-    The twin runs on the CPU in float64, for which cuDNN and xformers have no kernel, so another
-    replaces them.
+    The twin runs on the CPU in float64, which cuDNN and xformers do not support, so the compiler
+    chooses another kernel in place of these.
     """
     model = spec.model
     tensor, context = _ranks(spec)
     heads, kv_heads = _heads(model.n_heads, model.n_kv_heads, tensor)
     head_dim = _head_dim(model.head_dim)
-    stretch = _within(model.dim / (model.n_heads * model.head_dim), 1 / 4, 4)
+    stretch = _clamp(model.dim / (model.n_heads * model.head_dim), 1 / 4, 4)
     dim = min(max(1, round(heads * head_dim * stretch)), DIM)
-    ffn_dim = min(max(1, round(dim * _within(model.ffn_dim / model.dim, 1 / 4, 8))), FFN_DIM)
-    ffn_dim = _divided(ffn_dim, tensor)
-    positions = _divided(POSITIONS, math.lcm(tensor, 2) * context if tensor * context > 1 else 1)
+    ffn_dim = min(max(1, round(dim * _clamp(model.ffn_dim / model.dim, 1 / 4, 8))), FFN_DIM)
+    ffn_dim = _round_up(ffn_dim, tensor)
+    positions = _round_up(POSITIONS, math.lcm(tensor, 2) * context if tensor * context > 1 else 1)
     positions = min(spec.batch.sequence_length, positions)
     window = model.window(spec.batch.sequence_length)
     kernel = attention_kernel(spec)
@@ -65,7 +65,7 @@ def shrink(spec: Spec) -> Spec:
             "parallel.tensor": tensor,
             "parallel.context": context,
             # These shard or cut the compiled program between layers but do not change it.
-            **dict.fromkeys(map("parallel.{}".format, APART), 1),
+            **dict.fromkeys(map("parallel.{}".format, UNSHARDED), 1),
         }
     )
 
@@ -91,9 +91,9 @@ def _ranks(spec: Spec) -> tuple[int, int]:
 def _heads(heads: int, kv_heads: int, tensor: int) -> tuple[int, int]:
     """Return the numbers of query and key heads, with the spec's divisibility by the ranks."""
     group = heads // kv_heads
-    fewer = min(kv_heads, KV_HEADS) if tensor == 1 else math.gcd(kv_heads, tensor)
-    copies = tensor // fewer if tensor > fewer else 1
-    return fewer * copies * min(group // copies, max(1, GROUP // copies)), fewer
+    twin_kv_heads = min(kv_heads, KV_HEADS) if tensor == 1 else math.gcd(kv_heads, tensor)
+    copies = tensor // twin_kv_heads if tensor > twin_kv_heads else 1
+    return twin_kv_heads * copies * min(group // copies, max(1, GROUP // copies)), twin_kv_heads
 
 
 def _prime_factor(number: int) -> int:
@@ -101,7 +101,7 @@ def _prime_factor(number: int) -> int:
     return next((n for n in range(2, number + 1) if number % n == 0), 1)
 
 
-def _divided(size: int, ranks: int) -> int:
+def _round_up(size: int, ranks: int) -> int:
     """Round a size up to a multiple of the ranks."""
     return -(-size // ranks) * ranks
 
@@ -111,5 +111,5 @@ def _head_dim(head_dim: int) -> int:
     return head_dim if head_dim < 16 else 8 + head_dim % 8
 
 
-def _within(value: float, low: float, high: float) -> float:
+def _clamp(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)

@@ -24,21 +24,21 @@ from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.emitted_model import run_emitted
 from llamac.verify.generation import run_emitted_inference, run_inference
-from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors, relative_error
+from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, errors, make_oracle, relative_error
 from llamac.verify.packed_parameters import packing_problem
-from llamac.verify.simulated_ranks import on_ranks, summed
+from llamac.verify.simulated_ranks import run_on_ranks, sum_losses
 
 EMITTED, INFERENCE = "model.py", "inference.py"
 
 Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
-"""Type of `llamac.emit.build.files_of`: (spec, stages) → text by relative path."""
+"""Function (spec, stages) → emitted files by relative path: `llamac.emit.build.files_of`."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Comparison of one stage with the reference.
 
-    errors: relative error of each output by name. problem: why the stage gave no outputs.
+    errors: relative error of each output by name. problem: error that prevented outputs, or "".
     """
 
     stage: str
@@ -47,60 +47,62 @@ class Verdict:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Return the output with the largest relative error, and that error."""
+        """The output with the largest relative error, and that error."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
-        """Return the parameter whose gradient has the largest relative error, and that error."""
+        """The parameter whose gradient has the largest relative error, and that error."""
         gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
         name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
         return name.removeprefix("d "), error
 
     @property
-    def missed(self) -> bool:
-        """Return whether the stage gave no outputs, or an error exceeds `TOLERANCE`."""
+    def failed(self) -> bool:
+        """Whether the stage has no outputs, or an error exceeds `TOLERANCE`."""
         return bool(self.problem) or not self.worst[1] <= TOLERANCE
 
 
 def verdicts(twin: Spec, emit: Emit, fixed_sets: SavedSets = ()) -> Iterator[Verdict]:
-    """Yield one verdict per stage, in order, then one for the emitted model.py.
+    """Yield a verdict for each stage in order, then for model.py, the cache and inference.py.
 
-    emit: returns the files of a spec and its stages. decided: saved sets that the memory budget of
-    the spec itself led to, which the twin uses too.
+    emit: returns the emitted files of a spec.
+    fixed_sets: saved sets that the memory budget of the original spec led to.
     """
-    oracle = consult(twin)
-    made: list[Stage] = []
+    oracle = make_oracle(twin)
+    compiled: list[Stage] = []
     try:
         for stage in stages(twin, fixed_sets=fixed_sets):
-            made.append(stage)
+            compiled.append(stage)
             yield _verdict(stage.name, oracle, partial(run_program, stage.program))
     except VerificationError as error:  # the pass returned an invalid Program
-        yield Verdict(NAMES[len(made)], problem=str(error))
+        yield Verdict(NAMES[len(compiled)], problem=str(error))
         return
-    mesh = made[-1].program.mesh
-    files = emit(twin, made)
+    mesh = compiled[-1].program.mesh
+    files = emit(twin, compiled)
     yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(files, oracle, mesh))
-    given = oracle.weights, oracle.prompt
-    yield _generates(Cache.name, oracle, lambda: run_inference(compile_inference(twin), *given))
-    yield _generates(INFERENCE, oracle, lambda: run_emitted_inference(files, *given))
+    inputs = oracle.weights, oracle.prompt
+    yield _generation_verdict(
+        Cache.name, oracle, lambda: run_inference(compile_inference(twin), *inputs)
+    )
+    yield _generation_verdict(INFERENCE, oracle, lambda: run_emitted_inference(files, *inputs))
 
 
-def _generates(stage: str, oracle: Oracle, run: Callable[[], Tensor]) -> Verdict:
+def _generation_verdict(stage: str, oracle: Oracle, run: Callable[[], Tensor]) -> Verdict:
     """Compare the logits of a prompt processed with a key-value cache, as in generation."""
 
     def measure() -> Mapping[str, float]:
         assert oracle.outcome.logits is not None
         return {"logits": relative_error(run(), oracle.outcome.logits)}
 
-    return _measured(stage, measure)
+    return _guarded(stage, measure)
 
 
 def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], ModelOutput]) -> Verdict:
-    return _measured(stage, lambda: errors(run(oracle), oracle.outcome))
+    return _guarded(stage, lambda: errors(run(oracle), oracle.outcome))
 
 
-def _measured(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict:
+def _guarded(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict:
     try:
         return Verdict(stage, measure())
     except Exception as error:  # any exception is a finding: this stage cannot be run
@@ -108,10 +110,10 @@ def _measured(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict
 
 
 def run_program(program: Program, oracle: Oracle) -> ModelOutput:
-    """Return the outputs of a Program of any stage, differentiating it first if needed.
+    """Return the outputs of a Program of any stage, differentiated first if needed.
 
-    A Program with a mesh runs on all its ranks at once, simulated in this process. Raises
-    ValueError if the parameter table is wrong.
+    A Program with a mesh runs on all its ranks, simulated in this process. Raises ValueError if the
+    parameter table is wrong.
     """
     if program.regions["head"].backward is None:
         program = Differentiate().apply(program)
@@ -119,18 +121,20 @@ def run_program(program: Program, oracle: Oracle) -> ModelOutput:
     if not program.mesh and (problem := packing_problem(program, oracle.weights)):
         raise ValueError(problem)
     with torch.no_grad():
-        found = on_ranks(
+        ranks = run_on_ranks(
             program.mesh, collectives.GROUPS, lambda at: _run_rank(program, oracle, at)
         )
         return ModelOutput(
-            loss=summed([loss for loss, *_ in found], program.mesh),
-            evaluated=summed([evaluated for _, evaluated, *_ in found], program.mesh),
-            logits=found[0][2],
+            loss=sum_losses([loss for loss, *_ in ranks], program.mesh),
+            evaluated=sum_losses([evaluated for _, evaluated, *_ in ranks], program.mesh),
+            logits=ranks[0][2],
             gradients=canonical_gradients(
                 program,
                 [
-                    (at, held)
-                    for at, (*_, held) in zip(rank_coordinates(program.mesh), found, strict=True)
+                    (at, gradients)
+                    for at, (*_, gradients) in zip(
+                        rank_coordinates(program.mesh), ranks, strict=True
+                    )
                 ],
             ),
         )
@@ -153,10 +157,10 @@ def _run_rank(
         return {name: mine(table, 0) for name, table in _tables(program, positions).items()}
 
     batch = (tables(length), mine(oracle.tokens, 1), mine(oracle.labels, 1))
-    loss, held = loss_and_local_gradients(program, oracle.weights, *batch, at)
+    loss, gradients = loss_and_local_gradients(program, oracle.weights, *batch, at)
     evaluated = evaluate(program, oracle.weights, *batch, at)
     scores = logits(program, oracle.weights, tables(prompt.shape[1]), mine(prompt, 1), at)
-    return loss, evaluated, scores[:, : oracle.prompt.shape[1]], held
+    return loss, evaluated, scores[:, : oracle.prompt.shape[1]], gradients
 
 
 def _tables(program: Program, positions: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.cli.preflight import chosen_dtype
-from llamac.cli.preflight.chosen_dtype import for_this_machine
+from llamac.cli.preflight.chosen_dtype import choose_dtype
 from llamac.spec import load_spec
 
 ON_CPU = ["precision.compute=bf16", 'hardware.device="cpu"']
@@ -30,7 +30,7 @@ def test_the_dtype_is_the_spec_s_or_what_the_cpu_is_fast_in(
     spec: list, fast: bool, compute: str, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: fast)
-    found, said = for_this_machine(load_spec(*spec), tmp_path)
+    found, said = choose_dtype(load_spec(*spec), tmp_path)
     assert found.precision.compute == compute
     assert word in said
     assert bool(word) == bool(said)
@@ -39,7 +39,7 @@ def test_the_dtype_is_the_spec_s_or_what_the_cpu_is_fast_in(
 def test_a_gpu_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == "bf16"
+    assert choose_dtype(load_spec("125m"), tmp_path)[0].precision.compute == "bf16"
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
@@ -49,7 +49,7 @@ def test_a_run_keeps_what_it_began_in(
     monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: compute == "fp32")
     (tmp_path / "checkpoints/step-00000001").mkdir(parents=True)
     (tmp_path / "spec.toml").write_text(f'[precision]\ncompute = "{compute}"\n')
-    assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == compute
+    assert choose_dtype(load_spec("125m"), tmp_path)[0].precision.compute == compute
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -169,14 +169,14 @@ def test_a_backend_says_what_the_spec_lacks(backend: str, message: str) -> None:
         update={"parallel": Parallel.model_construct(data_shard=16)}
     )
     with pytest.raises(backends.LaunchError, match=f"tiny cannot start on {backend}: {message}"):
-        backends.require(backend, spec)
+        backends.require_backend(backend, spec)
 
 
 def test_skypilot_is_told_which_gpu_where_the_spec_needs_one() -> None:
     spec = load_spec("tiny", ["hardware.device=cuda"])
     with pytest.raises(backends.LaunchError, match="the GPU under SkyPilot"):
-        backends.require("skypilot", spec)
-    backends.require("skypilot", load_spec("tiny", ["hardware.gpu=h100-sxm"]))
+        backends.require_backend("skypilot", spec)
+    backends.require_backend("skypilot", load_spec("tiny", ["hardware.gpu=h100-sxm"]))
 
 
 @pytest.mark.parametrize(

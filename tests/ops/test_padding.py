@@ -10,7 +10,7 @@ from torch import Tensor
 from llamac.runtime.distributed import vocab_parallel
 from llamac.runtime.distributed.collectives import GROUPS
 from llamac.runtime.kernels import cross_entropy
-from llamac.verify.simulated_ranks import on_ranks
+from llamac.verify.simulated_ranks import run_on_ranks
 from tests.compare import assert_close
 
 VOCAB, CHUNK = 12, 5
@@ -89,7 +89,7 @@ def test_a_vocabulary_shared_among_ranks(fused: bool) -> None:
         return loss, loss, d_logits @ mine, rows.T @ x.flatten(0, 1)
 
     alone, losses, d_xs, d_weights = zip(
-        *on_ranks({"tp": 3}, GROUPS, lambda at: rank(at["tp"])), strict=True
+        *run_on_ranks({"tp": 3}, GROUPS, lambda at: rank(at["tp"])), strict=True
     )
     for loss in (*alone, *losses):
         assert_close(loss, wanted, "the loss")

@@ -35,7 +35,7 @@ from llamac.runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients_of_x,
 )
 from llamac.runtime.kernels import cross_entropy, log_probability
-from llamac.verify.simulated_ranks import on_ranks
+from llamac.verify.simulated_ranks import run_on_ranks
 from tests.compare import assert_close
 
 VOCAB, DIM = 331, 12
@@ -46,7 +46,7 @@ CHUNKS = pytest.mark.parametrize("chunk", [1, 5, 14, 100])  # of 14 tokens
 
 def on_tp(size: int, function: Callable[[int], T]) -> list[T]:
     """`function(rank)` on every tensor-parallel rank at once."""
-    return on_ranks({"tp": size}, GROUPS, lambda at: function(at["tp"]))
+    return run_on_ranks({"tp": size}, GROUPS, lambda at: function(at["tp"]))
 
 
 @dataclass(frozen=True)

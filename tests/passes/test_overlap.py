@@ -33,8 +33,8 @@ from llamac.passes.overlap import LOCAL, Overlap
 from llamac.passes.pass_list import compile_spec, stages
 from llamac.runtime.distributed import collectives
 from llamac.spec import load_spec
-from llamac.verify.oracle import TOLERANCE, consult, errors
-from llamac.verify.simulated_ranks import on_ranks
+from llamac.verify.oracle import TOLERANCE, errors, make_oracle
+from llamac.verify.simulated_ranks import run_on_ranks
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import run_program
 from tests.compare import SHIPPED, shipped
@@ -242,7 +242,7 @@ def test_ranks_compute_what_the_reference_does(layout: str, policy: str) -> None
     after = Overlap().apply(last.program)
     assert after is not last.program
     verify(after)
-    oracle = consult(spec)
+    oracle = make_oracle(spec)
     worst = max(errors(run_program(after, oracle), oracle.outcome).values())
     assert worst <= TOLERANCE
 
@@ -367,7 +367,7 @@ def test_random_graphs_keep_their_turns_and_their_values(of: Program) -> None:
             env = run_graph(module.graph, values[2 * at["tp"] + at["cp"]])
             return [env[node.name] for node in output_of(module.graph).values()]
 
-        return on_ranks(of.mesh, collectives.GROUPS, rank)
+        return run_on_ranks(of.mesh, collectives.GROUPS, rank)
 
     for was, became in zip(run(old), run(new), strict=True):
         assert all(map(torch.equal, was, became))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llamac.passes.activation_checkpoint import POLICIES
 from llamac.passes.pass_list import stages
-from llamac.verify.oracle import TOLERANCE, consult, errors
+from llamac.verify.oracle import TOLERANCE, errors, make_oracle
 from llamac.verify.verdicts import run_program
 from tests.compare import shrunk
 from tests.options import options
@@ -20,7 +20,7 @@ FROM = ("shard", "checkpoint")
 
 def check(*overrides: str) -> None:
     spec = shrunk("tiny", *overrides)
-    oracle = consult(spec)
+    oracle = make_oracle(spec)
     for stage in stages(spec):
         if stage.name in FROM:
             found = errors(run_program(stage.program, oracle), oracle.outcome)

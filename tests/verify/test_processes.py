@@ -71,7 +71,7 @@ def test_pairs_are_compared_on_two_ranks_as_on_one(monkeypatch: pytest.MonkeyPat
     spec = load_spec("dpo", ["init.from=base", "finetune.label_smoothing=0.1"])
     found = list(processes.compare_layouts(spec, [1, 2], build.files_of))
     assert [one.layout for one in found] == ["one rank", *shared]
-    assert not any(one.missed for one in found)
+    assert not any(one.failed for one in found)
 
 
 @pytest.mark.slow

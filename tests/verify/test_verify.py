@@ -15,7 +15,7 @@ from llamac.emit.build import files_of
 from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
-from llamac.verify.oracle import TOLERANCE, ModelOutput, consult, errors, relative_error
+from llamac.verify.oracle import TOLERANCE, ModelOutput, errors, make_oracle, relative_error
 from llamac.verify.packed_parameters import module_packing_problem, packing_problem
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import verdicts
@@ -68,8 +68,8 @@ def test_a_rank_that_reads_a_neighbour_s_positions_is_found() -> None:
         return files
 
     twin = shrink(load_spec("tiny", ["parallel.context=2"]))
-    missed = [verdict.stage for verdict in verdicts(twin, broken) if verdict.missed]
-    assert missed == ["model.py"]
+    failed = [verdict.stage for verdict in verdicts(twin, broken) if verdict.failed]
+    assert failed == ["model.py"]
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_rounding_stays_far_below_the_tolerance() -> None:
 def test_verbose_lists_every_gradient(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "tiny", "--verbose"]) == 0
     out = capsys.readouterr().out
-    for name in consult(shrink(load_spec("tiny"))).weights:
+    for name in make_oracle(shrink(load_spec("tiny"))).weights:
         assert out.count(f"    d {name} ") == len(NAMES) + 1  # all but the two that only generate
 
 
@@ -158,7 +158,7 @@ def test_what_is_small_already_stays() -> None:
 def test_extreme_shapes_have_a_twin_that_runs(extreme: list[str]) -> None:
     twin = shrink(load_spec("tiny", extreme))
     assert twin.model.dim * twin.model.ffn_dim <= 2**18
-    assert not [verdict for verdict in verdicts(twin, files_of) if verdict.missed]
+    assert not [verdict for verdict in verdicts(twin, files_of) if verdict.failed]
 
 
 # -- the yardstick ---------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_missing_gradient_and_one_too_many_are_wrong(outcome: ModelOutput) -> 
 
 
 def test_weights_are_no_special_values() -> None:
-    weights = consult(shrink(load_spec("gpt3-block"))).weights
+    weights = make_oracle(shrink(load_spec("gpt3-block"))).weights
     for name, weight in weights.items():
         assert weight.std() > 0, name
         if weight.ndim == 1:
@@ -224,11 +224,11 @@ def twin() -> Spec:
 
 
 def test_packing_goes_both_ways(twin: Spec) -> None:
-    assert packing_problem(compile_spec(twin), consult(twin).weights) == ""
+    assert packing_problem(compile_spec(twin), make_oracle(twin).weights) == ""
 
 
 def test_rows_that_are_lost_doubled_or_strange_are_named(twin: Spec) -> None:
-    program, weights = compile_spec(twin), consult(twin).weights
+    program, weights = compile_spec(twin), make_oracle(twin).weights
     wqkv = program.parameters["layers.*.attention.wqkv"]
     q, k, v = wqkv.pieces
 

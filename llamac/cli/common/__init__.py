@@ -1,1 +1,1 @@
-"""Options, help, files and error messages that commands share."""
+"""Options, help, output files and error messages that commands share."""

@@ -25,14 +25,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only")]
 
 
 def print_status(text: str) -> None:
-    """Print a progress message to stderr, as results go to stdout."""
+    """Print a progress message to stderr; stdout is for results."""
     from llamac.runtime.terminal import quiet
 
     print(quiet(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def heads(model: Model) -> str:
-    """Return `8 heads of 32`, and the number of key and value heads."""
+    """Describe a model's heads: `8 heads of 32`, and the key-value heads if they are fewer."""
     text = f"{model.n_heads} heads of {model.head_dim}"
     if model.n_kv_heads != model.n_heads:
         text += f" sharing {model.n_kv_heads} of keys and values"
@@ -40,16 +40,18 @@ def heads(model: Model) -> str:
 
 
 def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spec:
-    """Return the spec named on the command line, printing its notes to stderr.
+    """Load the spec named on the command line, and print its notes to stderr.
 
-    files: whether its files must exist. Raises SpecError, which `llamac.cli.main` prints.
+    Raises SpecError, which `llamac.cli.main` prints.
+
+    files: whether the files that it names must exist.
     """
-    more = None
+    extra_rules = None
     if files:
         from llamac.cli.preflight.needed_files import missing_files
 
-        more = missing_files
-    loaded = load_spec(spec, overrides or (), more)
+        extra_rules = missing_files
+    loaded = load_spec(spec, overrides or (), extra_rules)
     for note in loaded.document.notes if loaded.document else ():
         print(f"note: {printable(note)}", file=sys.stderr)
     return loaded

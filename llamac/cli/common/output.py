@@ -1,8 +1,8 @@
-"""Output files of `-o` and similar options, written atomically and never over foreign files.
+"""Output files of `-o` and similar options: atomic writes that replace only llamac's own files.
 
 An existing file is replaced only if llamac wrote it and it is unchanged since, or with
 `--overwrite`. An input of the same command is never replaced. Files written by llamac end in a
-marker, a comment in the file's format with a hash of the rest of the file.
+marker: a comment in the file's format, with a hash of the rest of the file.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ _COMMENTS = {  # first bytes of the content → the suffix that contains the mar
 def check_output(
     path: Path, inputs: Iterable[str | Path] = (), overwrite: bool = False, option: str = "-o"
 ) -> None:
-    """Raise typer.BadParameter (exit code 2) if `option` must not or cannot write `path`.
+    """Raise typer.BadParameter (exit code 2) if an option must not or cannot write `path`.
 
-    Call it before work is done for the file. inputs: files and globs that the command reads, as
-    `inputs_of` gives for a spec.
+    Call it before computing the content.
+
+    inputs: files and globs that the command reads, such as `inputs_of` a spec.
+    option: the option that named the path, for the message.
     """
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory", param_hint=option)
@@ -63,7 +65,7 @@ def write_output(
     overwrite: bool = False,
     option: str = "-o",
 ) -> None:
-    """Write `content` and llamac's marker to `path` atomically, after `check_output`."""
+    """Write content and llamac's marker to `path` atomically, after `check_output`."""
     from llamac.runtime import durable_files
 
     check_output(path, inputs, overwrite, option)
@@ -80,7 +82,10 @@ def write_output(
 
 
 def inputs_of(spec: Spec) -> list[str | Path]:
-    """Return the files that a spec's command may read: spec, tokenizer, sources, device."""
+    """Return the paths and globs that a command may read for a spec.
+
+    They are its TOML files, tokenizers, data sources and device file.
+    """
     found: list[str | Path] = list(spec.files)
     found += [path for source in spec.data.source for path in source.paths]
     named = [spec.tokenizer.path, spec.hardware.gpu, *(one.tokenizer for one in spec.data.source)]

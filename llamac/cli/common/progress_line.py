@@ -1,4 +1,4 @@
-"""Progress of long work: an updating line on a terminal, else a line now and then."""
+"""Progress of long work: an updating line on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EVERY = 30.0  # seconds between lines without a terminal
 
 
 @contextmanager
-def reported() -> Iterator[Report]:
-    """Yield a callback for `llamac.data.executor.run`."""
+def progress_report() -> Iterator[Report]:
+    """Context manager that yields a progress callback for `llamac.data.executor.run`."""
     if takes_escapes(sys.stderr):
         with _bars() as report:
             yield report
@@ -71,7 +71,10 @@ def _lines() -> Report:
 
 
 def counting_line() -> Callable[[str, int, int], None]:
-    """Return a callback that takes a label, the number done and the total (0 if unknown)."""
+    """Return a callback (label, number done, total) that shows progress; total 0 is unknown.
+
+    An empty label clears the line.
+    """
     moves, said, width = sys.stderr.isatty(), 0.0, 0
 
     def show(what: str, done: int, total: int) -> None:

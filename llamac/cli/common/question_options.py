@@ -1,4 +1,4 @@
-"""Options that name tasks and where their questions are."""
+"""Options that name evaluation tasks and the files of their questions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 
 def load_question_sets(tasks: str, data: list[str]) -> list[QuestionSet]:
-    """Read the questions of --tasks from --data. Raises typer.BadParameter, NoQuestionsError."""
+    """Load the questions of --tasks from --data. Raises typer.BadParameter and NoQuestionsError."""
     names = task_names(tasks, ())
     return load_sets(names, *question_places(data, names))
 
 
 def load_sets(
-    names: Sequence[str], directory: Path | None, given: Mapping[str, Path]
+    names: Sequence[str], directory: Path | None, files: Mapping[str, Path]
 ) -> list[QuestionSet]:
-    """Read the questions of tasks; print the number of skipped rows, with the first five."""
+    """Load the questions of tasks, and print how many rows were skipped, with five examples.
+
+    directory: where to look for the tasks' files. files: files of single tasks, by task name.
+    """
     from llamac.evaluate.question_files import load_questions
 
-    sets = [load_questions(TASKS[name], directory, given) for name in names]
+    sets = [load_questions(TASKS[name], directory, files) for name in names]
     for one in sets:
         for example in one.skipped.examples[:5]:
             print_status(f"skipped: {example}")
@@ -36,10 +39,13 @@ def load_sets(
     return sets
 
 
-def task_names(tasks: str, more: tuple[str, ...] = (HELDOUT,)) -> list[str]:
-    """Return the distinct tasks named on the command line. Raises typer.BadParameter."""
+def task_names(tasks: str, extra: tuple[str, ...] = (HELDOUT,)) -> list[str]:
+    """Return the distinct task names of --tasks. Raises typer.BadParameter for unknown ones.
+
+    extra: names allowed in addition to the tasks.
+    """
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
-    known = [*TASKS, *more]
+    known = [*TASKS, *extra]
     if unknown := [name for name in names if name not in known]:
         from difflib import get_close_matches
 
@@ -52,16 +58,19 @@ def task_names(tasks: str, more: tuple[str, ...] = (HELDOUT,)) -> list[str]:
 
 
 def question_places(data: list[str], names: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Return the directory of --data and the files that it gives for single tasks."""
-    directory, given = None, {}
+    """Return the directory in --data, if any, and the files that it names for single tasks.
+
+    Raises typer.BadParameter for a directory that does not exist or a task not in `names`.
+    """
+    directory, files = None, {}
     for place in data:
         name, mark, file = place.partition("=")
         if mark and name in names:
-            given[name] = Path(file)
+            files[name] = Path(file)
         elif mark and not Path(place).exists():
             raise typer.BadParameter(f"{name!r} is none of --tasks", param_hint="--data")
         elif not Path(place).is_dir():
             raise typer.BadParameter(f"there is no directory {place}", param_hint="--data")
         else:
             directory = Path(place)
-    return directory, given
+    return directory, files

@@ -1,4 +1,4 @@
-"""The typer command of a verb, with untruncated help that ends with examples."""
+"""The typer command of a verb, with untruncated help that ends in examples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLES = {
 
 
 def command_of(verb: str) -> Any:
-    """Import a verb's module and return its typer (click) command."""
+    """Import a verb's module and return its click command."""
     import typer
 
     module = f"{verb}_" if iskeyword(verb) else verb

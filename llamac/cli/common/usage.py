@@ -1,4 +1,4 @@
-"""Messages for command-line errors: what is wrong, the nearest valid value, where to look."""
+"""Messages for errors in the command line: what is wrong, the nearest valid value, and help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOUNDS = {
 
 
 def usage_message(error: Any, verb: str) -> str:
-    """Return the message for a typer error, with a pointer to the command's help."""
+    """Return the message for a typer error, ending in a pointer to the command's help."""
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or f"llamac {verb}"
     commands: list[str] = list(getattr(getattr(context, "command", None), "commands", ()))

@@ -1,4 +1,4 @@
-"""Choice of a fast dtype for this machine, if the spec does not set one."""
+"""Choice of a dtype that is fast on this machine, if the spec does not set one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 SLOW = "this CPU has no bf16 arithmetic and is slower in it than in fp32"
 
 
-def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
-    """Return the spec with its dtype for this machine, and a note on it or "".
+def choose_dtype(spec: Spec, run: Path) -> tuple[Spec, str]:
+    """Return the spec with a dtype for this machine, and a note about it or "".
 
-    A CPU without bf16 arithmetic computes in fp32, unless the spec sets `precision.compute`. A run
-    that has begun keeps its dtype, on which its loss curve depends.
+    Without `precision.compute`, a CPU without bf16 arithmetic computes in fp32. A run with
+    checkpoints keeps its dtype, on which its loss curve depends.
     """
     import torch
 
@@ -28,19 +28,19 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
     if spec.precision.is_set("compute"):
         slow = spec.precision.compute == "bf16" and not fast
         return spec, f"compute: bf16, as set in the spec, but {SLOW}" if slow else ""
-    compute = _begun_in(run) or ("bf16" if fast else "fp32")
+    compute = _dtype_of_run(run) or ("bf16" if fast else "fp32")
     word = "compute: fp32, as this CPU has no bf16 arithmetic; set precision.compute to change it"
     return spec.replace({"precision.compute": compute}), "" if compute == "bf16" else word
 
 
 def slow_on_this_cpu(spec: Spec) -> str:
-    """Return a warning if the spec asks for bf16 on CPUs, and this one is slower in it; else ""."""
+    """Return a warning if the spec sets bf16 for CPUs and this CPU computes it slowly, else ""."""
     asked = spec.hardware.device == "cpu" and spec.precision.is_set("compute")
     return SLOW if asked and spec.precision.compute == "bf16" and not multiplies_in_bf16() else ""
 
 
 def multiplies_in_bf16() -> bool:
-    """Return whether this CPU has bf16 matmuls; False if unknown."""
+    """Return whether this CPU has bf16 matmuls; false if that is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def multiplies_in_bf16() -> bool:
     return not BF16_FLAGS.isdisjoint(next(flags, ()))
 
 
-def _begun_in(run: Path) -> str | None:
+def _dtype_of_run(run: Path) -> str | None:
     """Return the dtype that a run's checkpoints were trained in; None if it has none."""
     if not any(run.glob("checkpoints/step-*")):
         return None

@@ -1,4 +1,4 @@
-"""Refuse a run whose predicted memory exceeds this machine's."""
+"""Refuse a run whose predicted memory exceeds that of this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 class MemoryShortageError(Exception):
-    """The run needs more memory than this machine has; the message suggests what would fit."""
+    """The run needs more memory than this machine has. The message suggests changes that fit."""
 
     exit_code = 2
 
 
 def require_memory(spec: Spec, program: Program) -> None:
-    """Raise MemoryShortageError if the predicted peak of `program` exceeds this machine's memory.
+    """Raise MemoryShortageError if the predicted peak of a run exceeds this machine's memory.
 
-    Ranks on a CPU share the machine's; on CUDA each has a GPU of its own.
+    On a CPU all ranks share the machine's memory; on CUDA each has a GPU of its own.
     """
     import torch
 
@@ -57,7 +57,7 @@ def require_memory(spec: Spec, program: Program) -> None:
 
 
 def machine_memory() -> int:
-    """Return the memory limit of this machine or container in bytes."""
+    """Return the memory of this machine, or the limit of its container, in bytes."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:

@@ -1,4 +1,4 @@
-"""Look for the files that a spec needs before work begins."""
+"""Check before work begins that the files which a spec names exist."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from llamac.spec.validation.errors import Path, Problem
 
 
 def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:
-    """Yield problems of paths, globs and columns that a spec names and that do not exist.
+    """Yield a problem for each file of a spec that is missing or unusable: a rule for `load_spec`.
 
-    Problems are missing paths, globs without matches or with unknown kinds of files, and a
-    `text_field` that is no column. It is a rule for `load_spec`; paths of shipped specs are left to
-    `missing_elsewhere`.
+    These are missing paths, globs without matches or with unsupported files, and a `text_field`
+    that is not a column. Paths in shipped specs are checked by `missing_elsewhere` instead.
     """
     for problem in _missing(sections):
         if not _is_shipped(problem, document):
@@ -26,7 +25,7 @@ def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterat
 
 
 def missing_elsewhere(spec: Spec) -> list[str]:
-    """Return messages on missing paths of a shipped spec, whose data may be kept elsewhere."""
+    """Return messages about missing paths of a shipped spec, whose data may be elsewhere."""
     document = spec.document
     if document is None:
         return []

@@ -1,4 +1,4 @@
-"""plan.json: the predictions of `llamac plan`, written into the run's directory."""
+"""plan.json: the predictions of `llamac plan`, written into a run directory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DIGITS = 6  # beyond them, machines may differ in what they compute
 
 
 def plan_json(spec: Spec, program: Program) -> str:
-    """Return the text of plan.json for the spec's device, or else for this machine.
+    """Return the text of plan.json, for the spec's device or else for this machine.
 
-    Raises DeviceError if the spec names a device that is not known.
+    Raises DeviceError if the spec names an unknown device.
     """
     from llamac.plan.predict import predict
     from llamac.plan.target import setting_for
@@ -27,9 +27,9 @@ def plan_json(spec: Spec, program: Program) -> str:
 
 
 def planned_device(spec: Spec) -> Device:
-    """Return the device that `llamac plan` assumes, or an A100 if this machine's GPU is unknown.
+    """Return the device that `llamac plan` assumes; an A100 if this machine's GPU is unknown.
 
-    Raises DeviceError if the spec names a device that is not known.
+    Raises DeviceError if the spec names an unknown device.
     """
     from llamac.plan.device.device import DeviceError, load_device
     from llamac.plan.target import device_for
