@@ -34,9 +34,9 @@ from llamac.spec.validation.errors import divisors
 
 STATE, GATHERED, ACTIVATIONS = "state", "gathered", "activations"
 WHY = {
-    STATE: "parameters, gradients and optimizer state do not fit",
-    GATHERED: "gathered parameters and gradients in transfer do not fit in addition",
-    ACTIVATIONS: "activations do not fit in addition",
+    STATE: "parameters, gradients and optimizer state exceed the memory",
+    GATHERED: "state and gathered parameters exceed the memory",
+    ACTIVATIONS: "state, gathered parameters and activations exceed the memory",
 }
 """Reasons why a layout does not fit, in the order of their checks."""
 

@@ -29,7 +29,7 @@ def search_summary(found: Search) -> Iterator[str]:
         if count := found.unfit[reason]:
             yield f"  {count:>9,} do not fit: {words}"
     if found.slower:
-        yield f"  {found.slower:>9,} are slower than those below by a lower bound"
+        yield f"  {found.slower:>9,} are slower than the rows below, by a lower bound"
     yield f"  {found.timed:>9,} fit and were timed"
 
 
@@ -38,9 +38,9 @@ def winners_table(found: Search) -> TextTable:
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
-        "dp: data ranks that share state; rep: replicas of them; vpp: stages of a pipeline rank; "
-        "mb: sequences at a time.\nOf layouts that differ in dp, rep and vpp alone the best is "
-        "shown. `--why 1 2` tells why the first beats the second."
+        "dp: data ranks that shard state; rep: replicas of them; vpp: stages per pipeline rank; "
+        "mb: sequences per micro-batch.\nOf layouts that differ only in dp, rep and vpp, the best "
+        "is shown. `--why 1 2` explains why the first one is faster than the second."
     )
     return TextTable(
         *("fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2)),

@@ -63,13 +63,13 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
         )
         for one in found
     ]
-    head = ("", "by", "parameters", "tokens", "D/N", "loss", "GFLOPs a token to use")
+    head = ("", "law", "parameters", "tokens", "D/N", "loss", "inference GFLOPs/token")
     note = (
         "D/N: tokens per parameter. loss: nats per token, by the refitted law (Besiroglu et al. "
-        "2024) for every row. Kaplan's parameters are without embeddings, and for batches below "
-        "the critical one."
+        "2024) for every row. Kaplan's parameters exclude embeddings; his law is for batches below "
+        "the critical size."
     )
-    yield TextTable("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
+    yield TextTable("model with the lowest loss for this budget", head, rows, "<<>>>>>", note=note)
     best = _refitted(found)
     rows = [
         (
@@ -85,14 +85,14 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
         )
         for one in smaller(best)
     ]
-    head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "GFLOPs a token")
-    head = (*head, "repaid after", "loss at this budget")
+    head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "inference GFLOPs/token")
+    head = (*head, "cheaper after", "loss at this budget")
     note = (
-        "LLaMA's argument (Touvron et al. 2023): a smaller model takes more training to the same "
-        "loss, and less for every token it is used for, by its size. repaid after: so many tokens "
-        "of use."
+        "LLaMA's argument (Touvron et al. 2023): a smaller model costs more to train to the same "
+        "loss, and less per token of inference. cheaper after: inference tokens after which its "
+        "total cost is lower."
     )
-    title = f"smaller models that reach {best.loss:.3f} too"
+    title = f"smaller models with the same loss of {best.loss:.3f}"
     yield TextTable(title, head, rows, ">" * len(head), note=note)
 
 
