@@ -66,7 +66,7 @@ def write_import(
     if final.exists() and not (overwrite and is_import(final)):
         what = "replace it with --overwrite" if is_import(final) else "it is not an import"
         raise ConversionError(f"{final} exists ({what}): or choose another spec with -o")
-    _require_ids(source, validate_table(Model, source.model, source.title).vocab_size)
+    _require_ids(source, validate_table(Model, source.model, str(source.files[0])).vocab_size)
     text = ""
     with staged_directory(final, lambda: write_spec(text)) as directory:
         for file, content in source.tokenizer.items():
@@ -92,7 +92,7 @@ def _require_ids(source: ForeignModel, vocabulary: int) -> None:
     for what, ids in (("bos", bos), ("begin", source.begin), ("end", source.end)):
         if invalid := [token for token in ids if token >= vocabulary]:
             raise ConversionError(
-                f"{source.title}: the {what} token is {invalid[0]:,}, but the vocabulary has "
+                f"{source.path}: the {what} token is {invalid[0]:,}, but the vocabulary has "
                 f"{vocabulary:,} tokens"
             )
 

@@ -54,3 +54,9 @@ class ForeignModel:
     chat_template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     frozen: FrozenBase | None = None
+
+    @property
+    def path(self) -> Path:
+        """Return the directory or the file of the model, for messages."""
+        only, *others = self.files
+        return only.parent if others else only

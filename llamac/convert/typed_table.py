@@ -41,7 +41,9 @@ def _reason(error: ValidationError) -> str:
     first = errors[0]
     broken = getattr(first.get("ctx", {}).get("error"), "problems", ())
     message = broken[0].message if broken else first["msg"]
-    key = str(first["loc"][0]) if first["loc"] else "its shape"
+    if not first["loc"]:  # keys that contradict each other, which the message names
+        return f": {message}"
+    key = str(first["loc"][0])
     return f": {key}: {message}, not {first['input']!r:.60}"
 
 

@@ -222,6 +222,21 @@ def test_one_error_names_file_and_tensor(base, change, said, refusal) -> None:
     assert not Path("pwned").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        (
+            CONFIG,
+            {"num_key_value_heads": 3},
+            f"{CONFIG}: n_heads = 8 is not a multiple of n_kv_heads = 3\n",
+        ),
+        ("generation_config.json", {"eos_token_id": 4000}, "src: the end token is 4,000, but"),
+    ],
+)
+def test_an_error_in_keys_names_the_file_they_are_in(file, change, said, refusal) -> None:
+    assert said in refusal("hf", edited(file, lambda table: table.update(change)))
+
+
 def moved(content: bytes) -> bytes:
     """Place a tensor of a GGUF file where the first one is."""
     name = b"blk.1.attn_q.weight"
