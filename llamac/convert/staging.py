@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.checkpoint import run_lock
+from llamac.runtime.errors import RunError, remedy
 
 
 @contextmanager
@@ -17,12 +20,12 @@ def staged_directory(
 ) -> Iterator[Path]:
     """Yield a temporary directory that replaces `final` when the block succeeds.
 
-    It is locked for this process. An error deletes it and leaves `final` unchanged.
+    It is locked for this process. An error or SIGTERM deletes it and leaves `final` unchanged.
     after_rename: called once `final` is replaced; if it raises, the replacement is undone.
-    Raises RunError if another process is writing the same directory.
+    Raises RunError if another process is writing the same directory, or the disk fails.
     """
     temporary, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
-    with run_lock(temporary):
+    with run_lock(temporary), _sigterm_interrupts():
         try:
             for left in temporary.iterdir():  # of a process that was killed
                 if left.name != ".lock":
@@ -36,6 +39,11 @@ def staged_directory(
             shutil.rmtree(old, ignore_errors=True)
             _exchange(temporary, final, old, after_rename)
             shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            reason = error.strerror or error  # NumPy gives a text alone
+            raise RunError(f"{final} was not written: {reason}; {remedy(error)}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -54,3 +62,16 @@ def _exchange(temporary: Path, final: Path, old: Path, after_rename: Callable[[]
         if old.exists():
             old.rename(final)
         raise
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Make SIGTERM raise KeyboardInterrupt, unless the process handles or ignores it."""
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -147,6 +147,14 @@ def _without_crc32() -> Iterator[None]:
         torch.serialization.set_crc32_options(previous)
 
 
+def _save(part: Tensor, file: Any) -> None:
+    """Append what torch.save writes. Raises the file's own errors, and KeyboardInterrupt."""
+    try:
+        torch.save(part, file)
+    except RuntimeError as error:  # of closing the archive after what went wrong
+        raise error.__context__ or error from None
+
+
 def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
     """Write weights to a new directory in DCP's format, with two tensors in memory at a time.
 
@@ -166,7 +174,7 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
                 if file is None:
                     file = durable_files.NewFile(directory / f"__0_{len(files)}.distcp")
                 start = file.tell()
-                torch.save(part, file)  # type: ignore[arg-type]
+                _save(part, file)
                 write_behind(file)
                 offsets = torch.Size([begin] + [0] * (part.ndim - 1))
                 index = MetadataIndex(SECTION + name, offsets, len(chunks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf import hf_export
 from llamac.convert.hf.config_reading import model_of, read_config
+from llamac.convert.staging import staged_directory
 from llamac.convert.typed_table import validate_table
+from llamac.runtime.durable_files import NewFile
 from llamac.spec.model import Model
 from tests.convert.conftest import SHAPE, exports, imports, llamac, make_run
 
@@ -360,6 +363,35 @@ def test_a_stopped_export_leaves_nothing(error, format, bases, tmp_path, monkeyp
     code = llamac("export", tmp_path / "run", "-o", tmp_path / "out", "--format", format)
     assert code == (130 if error is KeyboardInterrupt else 1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_stopped_import_leaves_nothing(error, bases, tmp_path, monkeypatch, capsys) -> None:
+    write = NewFile.write
+
+    def stopped(file: NewFile, data: Any) -> int:
+        if file.size > 2000:
+            raise error
+        return write(file, data)
+
+    monkeypatch.setattr(NewFile, "write", stopped)
+    code = llamac("import", bases["hf"], "-o", tmp_path / "out.toml")
+    said = {130: "interrupted", 1: f"{tmp_path}/out was not written: No space left on device; make"}
+    assert said[code] in capsys.readouterr().err
+    assert code == (130 if error is KeyboardInterrupt else 1)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_sigterm_is_an_interrupt_that_leaves_nothing(tmp_path) -> None:
+    def write() -> None:
+        with staged_directory(tmp_path / "out") as directory:
+            (directory / "half").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert not [*tmp_path.iterdir()]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_process_killed_between_two_renames_loses_nothing(bases, tmp_path: Path) -> None:
