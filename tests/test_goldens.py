@@ -63,7 +63,7 @@ class Case:
 
     @property
     def adapts(self) -> bool:
-        return self.golden().finetune.adapts
+        return self.golden().finetune.is_lora
 
     def golden(self) -> Spec:
         return shipped(self.spec, "model.n_layers=2", *self.changes)
@@ -121,10 +121,10 @@ CASES = (
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def compiled(spec: Spec, decided: SavedSets = ()) -> dict[str, Program]:
+def compiled(spec: Spec, fixed_sets: SavedSets = ()) -> dict[str, Program]:
     """The program after each pass that changed it, by golden file name."""
     found: dict[str, Program] = {}
-    for stage in stages(spec, decided=decided):
+    for stage in stages(spec, fixed_sets=fixed_sets):
         if all(stage.program is not earlier for earlier in found.values()):
             found[f"{stage.name}.ir"] = stage.program
     return found
@@ -344,7 +344,7 @@ def test_the_emitted_model_trains_at_full_size_on_fake_tensors(case: Case, emitt
         model = module.Model()
         shape = (spec.batch.micro_batch, spec.batch.sequence_length)
         tokens = torch.zeros(shape, dtype=torch.int64)
-        loss, rows = model(tokens, tokens), shape[:1] if spec.finetune.prefers else ()
+        loss, rows = model(tokens, tokens), shape[:1] if spec.finetune.is_dpo else ()
         assert (loss.shape, loss.dtype) == (rows, torch.float32)
         loss.backward(torch.ones_like(loss))
         for name, parameter in model.named_parameters():
