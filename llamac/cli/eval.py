@@ -150,7 +150,8 @@ def eval(
 def _counts(shots: str | None) -> list[int]:
     parts = [part.strip() for part in (shots or "").split(",") if part.strip()]
     if (shots is not None and not parts) or not all(part.isdecimal() for part in parts):
-        raise typer.BadParameter("numbers such as 0,1,5,64", param_hint="--shots")
+        message = f"{shots!r} is not a list of numbers such as 0,1,5,64"
+        raise typer.BadParameter(message, param_hint="--shots")
     return list(dict.fromkeys(map(int, parts)))
 
 

@@ -58,7 +58,8 @@ def export(
     RUN is not changed and may be training meanwhile. DIR is created only when complete.
     """
     if format not in FORMATS:
-        raise typer.BadParameter(f"{format} is none of {', '.join(FORMATS)}", param_hint="--format")
+        message = f"unknown format {format!r}; known: {', '.join(FORMATS)}"
+        raise typer.BadParameter(message, param_hint="--format")
     if parts > 1 and format != "meta":
         raise typer.BadParameter("--format must be meta", param_hint="--parts")
     if not run.is_dir():

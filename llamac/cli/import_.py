@@ -57,7 +57,7 @@ def import_(
     if output.suffix != ".toml":
         raise typer.BadParameter(f"{output} must end in .toml", param_hint="-o")
     if not source.exists():
-        raise typer.BadParameter(f"there is no {source}", param_hint="DIR|FILE")
+        raise typer.BadParameter(f"{source} does not exist", param_hint="DIR|FILE")
     check_output(output, overwrite=overwrite)
     from llamac.convert.directory import write_import
     from llamac.convert.formats import dtype_of, open_source

@@ -223,8 +223,8 @@ def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
         where = f"with {form}" if form else "here"
         raise typer.BadParameter(f"{' and '.join(unused)} has no effect {where}")
     if "-o" in given and form not in ("--search", "--calibrate", *SIZING):
-        ways = "--calibrate, --search, --compute or --gpu-days writes"
-        raise typer.BadParameter(f"it is where {ways}", param_hint="-o")
+        ways = "--calibrate, --search, --compute or --gpu-days"
+        raise typer.BadParameter(f"it has no effect without {ways}", param_hint="-o")
     picture = options["--picture"]
     if isinstance(picture, Path) and picture.suffix.lower() not in (".svg", ".png"):
         raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")

@@ -134,10 +134,10 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     if first is not None:
         key, error = first.worst
         what = first.problem or f"relative error {error:.1e} in {_kind(key)}"
-        raise VerificationMissed(f"{spec.name} on {first.layout} is not what one rank does: {what}")
+        raise VerificationMissed(f"{spec.name} on {first.layout} differs from one rank: {what}")
     refused = sum(bool(found.refused) for found in rows)
     count = f"{len(rows) - refused}, {refused} refused" if refused else f"{len(rows)}"
-    said = f"{spec.name} computes the same on every layout it can have ({count})"
+    said = f"{spec.name} computes the same on every layout ({count})"
     show("", Text(said, "good"))
 
 
@@ -153,7 +153,7 @@ def _layout_row(found: LayoutComparison) -> str:
     gradients = {key[2:]: error for key, error in found.errors.items() if key.startswith("d ")}
     name, worst = max(gradients.items(), key=lambda item: item[1])
     loss, evaluated, norm = (found.errors[key] for key in ("loss", "evaluated", "norm"))
-    mark = "   MISSED" if found.failed else "" if loss or worst else "   bit-equal"
+    mark = "   FAILED" if found.failed else "" if loss or worst else "   bit-equal"
     return f"{loss:>9.1e}{evaluated:>10.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 
@@ -200,7 +200,7 @@ def _row(verdict: Verdict) -> str:
         f"{measured[key]:>{n}.1e}" if key in measured else f"{'–':>{n}}"
         for key, n in widths.items()
     )
-    mark = "   MISSED" if verdict.failed else ""
+    mark = "   FAILED" if verdict.failed else ""
     return f"{''.join(figures)}  {name}{mark}".rstrip()
 
 

@@ -210,6 +210,6 @@ class _AfterPrefix:
         if not bool((tokens[:, :length] == self.common).all()):  # windows beyond the context
             return self.inference.prefill(tokens, last)
         rows = torch.arange(len(tokens), device=tokens.device)
-        self.inference.begin_as(self.prefix, rows, torch.zeros_like(rows), length)
+        self.inference.copy_prefix(self.prefix, rows, torch.zeros_like(rows), length)
         first, ends = torch.full_like(rows, length), last - length
         return self.inference.extend(tokens[:, length:], first, ends, rows, ends)

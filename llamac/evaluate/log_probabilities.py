@@ -161,7 +161,7 @@ class Scorer:
                 at = [number for number, one in enumerate(some) if one.prefix is prefix]
                 rows = [some[number].place for number in at]
                 length = max(some[number].shared for number in at)
-                inference.begin_as(prefix, self._ids(at), self._ids(rows), length)
+                inference.copy_prefix(prefix, self._ids(at), self._ids(rows), length)
             first = self._ids([one.shared for one in some])
 
             def extend(tokens: Tensor, *places: Tensor, of=inference, first=first) -> Tensor:

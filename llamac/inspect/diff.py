@@ -49,14 +49,16 @@ class GraphChange:
         )
 
 
-def graph_changes(before: Program, after: Program, only: str | None = None) -> list[GraphChange]:
+def graph_changes(
+    before: Program, after: Program, region_name: str | None = None
+) -> list[GraphChange]:
     """Return the graphs that differ between two programs, in the order in which they run.
 
     A graph that only one program has is compared with an empty graph.
 
-    only: name of the region to compare; None compares all.
+    region_name: region to compare; None compares all.
     """
-    names = [name for name in {**before.regions, **after.regions} if only in (None, name)]
+    names = [name for name in {**before.regions, **after.regions} if region_name in (None, name)]
     changes = (
         _change(before.regions.get(name), after.regions.get(name), direction)
         for name in names
@@ -66,36 +68,40 @@ def graph_changes(before: Program, after: Program, only: str | None = None) -> l
 
 
 def diff_text(
-    before: Program, after: Program, names: tuple[str, str], only: str | None = None
+    before: Program, after: Program, names: tuple[str, str], region_name: str | None = None
 ) -> str:
     """Return the bytes, the changed nodes and the unified IR diff of two stages as text.
 
     names: the two stages' names, for headings.
-    only: name of the region to compare; None compares all.
+    region_name: region to compare; None compares all.
     """
-    lines = [f"{after.name}: {names[0]} → {names[1]}", "", *_bytes(before, after, names, only)]
-    changes = graph_changes(before, after, only)
+    lines = [
+        f"{after.name}: {names[0]} → {names[1]}",
+        "",
+        *_bytes(before, after, names, region_name),
+    ]
+    changes = graph_changes(before, after, region_name)
     for change in changes:
         lines += ["", *_graph_lines(change, names)]
     if not changes:
         lines += ["", "no node was added, removed or changed"]
-    lines += ["", *ir_diff(_text(before, only), _text(after, only), names)]
+    lines += ["", *ir_diff(_text(before, region_name), _text(after, region_name), names)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def diff_json(
-    before: Program, after: Program, names: tuple[str, str], only: str | None = None
+    before: Program, after: Program, names: tuple[str, str], region_name: str | None = None
 ) -> dict[str, Any]:
     """Return the comparison of two stages as JSON values; each pair is [before, after].
 
-    names: the two stages' names. only: name of the region to compare; None compares all.
+    names: the two stages' names. region_name: region to compare; None compares all.
     """
     return {
         "program": after.name,
         "stages": list(names),
         "bytes": {
             name: {"count": count, "activations": list(computed), "saved": list(saved)}
-            for name, count, computed, saved in _byte_rows(before, after, only)
+            for name, count, computed, saved in _byte_rows(before, after, region_name)
         },
         "graphs": [
             {
@@ -108,7 +114,7 @@ def diff_json(
                 "newly_kept": list(change.newly_saved),
                 "no_longer_kept": list(change.no_longer_saved),
             }
-            for change in graph_changes(before, after, only)
+            for change in graph_changes(before, after, region_name)
         ],
     }
 
@@ -197,11 +203,11 @@ def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
 
 
 def _byte_rows(
-    before: Program, after: Program, only: str | None
+    before: Program, after: Program, region_name: str | None
 ) -> Iterator[tuple[str, int, tuple[int, int], tuple[int, int]]]:
     """Return rows of region, runs per step, bytes computed and bytes saved (before, after)."""
     for name in {**before.regions, **after.regions}:
-        if only in (None, name):
+        if region_name in (None, name):
             pair = [
                 _region_bytes(program, program.regions.get(name)) for program in (before, after)
             ]
@@ -216,10 +222,10 @@ def _region_bytes(program: Program, region: Region | None) -> tuple[int, int]:
 
 
 def _bytes(
-    before: Program, after: Program, names: tuple[str, str], only: str | None
+    before: Program, after: Program, names: tuple[str, str], region_name: str | None
 ) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("region", *names, *names)]
-    for name, count, computed, saved in _byte_rows(before, after, only):
+    for name, count, computed, saved in _byte_rows(before, after, region_name):
         label = f"{name}, one of {count}" if count > 1 else name
         rows.append((label, *map(readable_bytes, computed), *map(readable_bytes, saved)))
     yield "bytes of activations"
@@ -231,7 +237,7 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield from (line.plain for line in table.lines())
 
 
-def _text(program: Program, only: str | None) -> str:
-    if only is None:
+def _text(program: Program, region_name: str | None) -> str:
+    if region_name is None:
         return print_program(program)
-    return print_region(program.regions[only]) if only in program.regions else ""
+    return print_region(program.regions[region_name]) if region_name in program.regions else ""

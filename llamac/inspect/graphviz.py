@@ -11,19 +11,20 @@ from llamac.ir.program import Program, Region
 from llamac.ir.values import forward_by_name, operands_of, values_of
 
 
-def program_dot(program: Program, stage: str, only: str | None = None) -> str:
+def program_dot(program: Program, stage: str, region_name: str | None = None) -> str:
     """Return the program as a Graphviz digraph, for `dot -Tsvg`.
 
     Parameters and constant tables have no nodes; the ops that read them list them in their labels.
 
-    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
+    stage: name of the last pass, for the title.
+    region_name: region to draw; None draws all.
     """
     lines = [f"digraph {quoted(program.name)} {{"]
     lines.append(f"  label={quoted(f'{program.name} after {stage}')}; labelloc=t;")
     lines.append('  node [shape=box, style=filled, fillcolor=white, fontname="monospace"];')
     lines.append('  edge [fontname="monospace", fontsize=10];')
     for region in program.regions.values():
-        if only in (None, region.name):
+        if region_name in (None, region.name):
             lines += (f"  {line}" for line in _region(region))
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -32,10 +32,10 @@ from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import TensorType
 
 
-def program_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
+def program_json(program: Program, stage: str, region_name: str | None = None) -> dict[str, Any]:
     """Return the program as JSON values in the module's format.
 
-    stage: name of the last pass. only: name of the region to include; None includes all.
+    stage: name of the last pass. region_name: region to include; None includes all.
     """
     return {
         "format": "llamac-program",
@@ -50,7 +50,7 @@ def program_json(program: Program, stage: str, only: str | None = None) -> dict[
         ],
         "layers": [{"region": name, "count": count} for name, count in program.layer_runs],
         "notes": list(program.notes),
-        "regions": [_region(r) for r in program.regions.values() if only in (None, r.name)],
+        "regions": [_region(r) for r in program.regions.values() if region_name in (None, r.name)],
     }
 
 

@@ -21,26 +21,26 @@ STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
 
 
 def memory_tables(
-    program: Program, stage: str, only: str | None = None
+    program: Program, stage: str, region_name: str | None = None
 ) -> Iterator[str | TextTable]:
     """Yield text and tables: the values of each region, then the totals of the model.
 
-    only: name of the region to show, without the totals; None shows all.
+    region_name: region to show, without the totals; None shows all.
     """
     memory = program_memory(program)
     yield f"{program.name} after {stage}: activations saved for the backward pass"
     yield _units(program, memory)
     for region in memory.regions:
-        if only in (None, region.name):
+        if region_name in (None, region.name):
             yield from _region(region, memory)
-    if only is None:
+    if region_name is None:
         yield from _total(program, memory)
 
 
-def memory_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
+def memory_json(program: Program, stage: str, region_name: str | None = None) -> dict[str, Any]:
     """Return the figures of `memory_tables` as JSON values, in bytes and in sbh.
 
-    sbh: multiples of batch·seq·dim elements. only: name of the region to list; the totals are those
+    sbh: multiples of batch·seq·dim elements. region_name: region to list; the totals are those
     of the model in any case.
     """
     memory = program_memory(program)
@@ -60,7 +60,7 @@ def memory_json(program: Program, stage: str, only: str | None = None) -> dict[s
                 "values": [_value_json(value) for value in region.values],
             }
             for region in memory.regions
-            if only in (None, region.name)
+            if region_name in (None, region.name)
         ],
         "total": {
             "saved_bytes": memory.saved,

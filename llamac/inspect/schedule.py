@@ -68,17 +68,17 @@ class GraphSchedule:
 
 
 def schedules(
-    program: Program, only: str | None = None, rates: Rates = A100
+    program: Program, region_name: str | None = None, rates: Rates = A100
 ) -> list[GraphSchedule]:
     """Return the schedule of each graph that communicates, in the order in which they run.
 
-    only: name of the region to schedule; None schedules all.
+    region_name: region to schedule; None schedules all.
     """
     timing, found = TimingModel(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
         for direction, module in (("forward", region.forward), ("backward", region.backward)):
-            if module is not None and only in (None, region.name):
+            if module is not None and region_name in (None, region.name):
                 line = timeline(ops_in(module.graph), timing)
                 if line.communication:
                     found.append(GraphSchedule(f"{region.name}.{direction}", count, line))
@@ -86,11 +86,11 @@ def schedules(
 
 
 def schedule_parts(
-    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+    program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
 ) -> Iterator[Part]:
     """Yield the schedule as text and charts; each graph is drawn to its own time scale.
 
-    only: name of the region to show; None shows all.
+    region_name: region to show; None shows all.
     """
     yield f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
     yield f"  {rates_text(rates)}"
@@ -98,14 +98,14 @@ def schedule_parts(
         f"  compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
         f"{EXPOSED} while compute waits for it"
     )
-    found = schedules(program, only, rates)
+    found = schedules(program, region_name, rates)
     yield from found
     if not found:
         yield "\n  no communication between ranks"
 
 
 def schedule_json(
-    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+    program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
 ) -> dict[str, Any]:
     """Return the schedules as JSON values; times are seconds within one run of a graph."""
     return {
@@ -132,7 +132,7 @@ def schedule_json(
                     for span in collectives(one.timeline)
                 ],
             }
-            for one in schedules(program, only, rates)
+            for one in schedules(program, region_name, rates)
         ],
     }
 

@@ -6,13 +6,13 @@ from llamac.emit.functions import backward_source, forward_source, runtime_impor
 from llamac.ir.program import Program
 
 
-def stage_source(program: Program, stage: str, only: str | None = None) -> str:
+def stage_source(program: Program, stage: str, region_name: str | None = None) -> str:
     """Return a Python module with each region's forward and, if there is one, backward function.
 
     stage: name of the last pass, for the module's docstring.
-    only: name of the region to include; None includes all.
+    region_name: region to include; None includes all.
     """
-    regions = [region for region in program.regions.values() if only in (None, region.name)]
+    regions = [region for region in program.regions.values() if region_name in (None, region.name)]
     title = f"{program.name} after {stage}"
     lines = ['"""' + "".join(c if c.isprintable() and c not in '"\\' else "?" for c in title)]
     lines += ["", "Shapes in comments: B sequences, S positions.", '"""', ""]

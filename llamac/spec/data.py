@@ -185,7 +185,7 @@ class Data(Section):
     def rules(self) -> Iterator[Problem]:
         first: dict[str, int] = {}
         if self.supervised and self.packing == "concatenate":
-            message = 'packing = "concatenate" would cut answers off their questions'
+            message = 'packing = "concatenate" would separate answers from their questions'
             yield Problem(("packing",), message, 'use packing = "best_fit", or leave it out')
         if self.is_set("packing") and (self.packing == "pairs") != self.has_preferences:
             message = f'packing = "{self.packing}", but preferences are packed in pairs'

@@ -101,7 +101,7 @@ class Finetune(Section):
 def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
     """Require `init.from` for lora: the weights to which adapters are added."""
     if finetune.is_lora and not init.source:
-        message = 'method = "lora" trains adapters of weights that are there, but none are named'
+        message = 'method = "lora" adapts existing weights, but [init] names none'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
         yield Problem(("finetune", "method"), message, ways)
 
@@ -109,7 +109,7 @@ def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[P
 def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
     """Require `init.from` for dpo: the reference model's weights."""
     if finetune.is_dpo and not init.source:
-        message = 'objective = "dpo" compares with the weights that training begins from'
+        message = 'objective = "dpo" needs the weights of a reference model, but [init] names none'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
         yield Problem(("finetune", "objective"), message, ways)
 
@@ -137,5 +137,5 @@ def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Pr
 def targets_exist(finetune: Finetune, model: Model) -> Iterator[Problem]:
     """Require that the model has each linear in `targets`."""
     if finetune.is_lora and model.activation not in GATED and "w3" in finetune.targets:
-        message = f'targets names w3, which a model with activation = "{model.activation}" has not'
+        message = f'targets names w3, but activation = "{model.activation}" has no gate'
         yield Problem(("finetune", "targets"), message, "leave it out; w1 is the up projection")

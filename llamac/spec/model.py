@@ -180,7 +180,8 @@ class Model(Section):
             ways += f" or dim = {join_options(nearest_multiples(dim, of=heads))} works"
             yield Problem(("n_heads",), message, f"{ways}; or give head_dim")
         elif self.position == "rope" and (head_dim := self.head_dim if given else dim // heads) % 2:
-            message = f"rotary embedding turns pairs of coordinates, but head_dim = {head_dim}"
+            message = "rotary embedding rotates pairs of coordinates, so head_dim must be even, "
+            message += f"not {head_dim}"
             if not given:
                 message += f" (dim / n_heads = {dim} / {heads})"
             ways = f"head_dim = {join_options(nearest_multiples(head_dim, of=2))} works"

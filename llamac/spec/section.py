@@ -85,7 +85,7 @@ def require_one_of(section: Section, first: str, second: str) -> Iterator[Proble
     """Yield a problem unless the section sets exactly one of two keys."""
     given = [key for key in (first, second) if section.is_set(key)]
     if len(given) == 2:
-        message = f"`{first}` and `{second}` say the same thing twice"
+        message = f"`{first}` and `{second}` are mutually exclusive"
         yield Problem((second,), message, f"keep one of `{first}` and `{second}`", at="key")
     elif not given:
         yield Problem((), f"either `{first}` or `{second}` is required", at="key")

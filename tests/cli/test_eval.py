@@ -21,9 +21,9 @@ __all__ = ["questions", "random_model"]  # fixtures
     [
         (["--tasks", "boolk"], "did you mean boolq?"),
         (["--tasks", ","], "name one of boolq"),
-        (["--tasks", "piqa", "--shots", "few"], "numbers such as 0,1,5,64"),
+        (["--tasks", "piqa", "--shots", "few"], "'few' is not a list of numbers such as 0,1,5,64"),
         (["--tasks", "piqa", "--data", "nowhere"], "there is no directory nowhere"),
-        (["--tasks", "piqa", "--data", "boolq=x.jsonl"], "'boolq' is none of --tasks"),
+        (["--tasks", "piqa", "--data", "boolq=x.jsonl"], "'boolq' is not one of --tasks"),
         (["--tasks", "piqa", "--data", "piqa=x.jsonl"], "there is no such file"),
         (["--tasks", "piqa"], "piqa.jsonl"),
         (["--tasks", "humaneval"], "--allow-code"),

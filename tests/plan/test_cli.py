@@ -100,7 +100,7 @@ def test_trace_and_picture_are_written_whole_or_not_at_all(
         (["65b", "--gpus", "0"], "Invalid value for '--gpus'"),
         (["65b", "--set", "model.dim=100"], "error:"),
         (["tiny", "--picture", "memory.pdf"], "memory.pdf ends in neither .svg nor .png"),
-        (["tiny", "-o", "machine.toml"], "it is where --calibrate"),
+        (["tiny", "-o", "machine.toml"], "it has no effect without --calibrate"),
         (["tiny", "--calibrate", "--json"], "SPEC and --json has no effect with --calibrate"),
         (["tiny", "--device", "h1000"], "no device 'h1000'"),
         (["tiny", "--framework", "jax"], "is not one of"),

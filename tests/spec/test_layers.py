@@ -108,7 +108,7 @@ def test_set_takes_toml_and_falls_back_to_text(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.dim", "no `=` in it"),
+        ("model.dim", "missing `=`"),
         ("=3", 'the string "" is not a key'),
         ("model..dim=3", 'the string "model..dim" is not a key'),
         ("[model]\ndim=3", "is not a key"),

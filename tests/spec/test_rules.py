@@ -31,11 +31,17 @@ BROKEN = [
     ),
     (
         "model.dim=60 model.n_heads=4",
-        "rotary embedding turns pairs of coordinates, but head_dim = 15 (dim / n_heads = 60 / 4)",
+        "rotary embedding rotates pairs of coordinates, so head_dim must be even, not 15 "
+        "(dim / n_heads = 60 / 4)",
         "head_dim = 14 or 16 works",
         ["model.dim=60 model.head_dim=14", "model.dim=60 model.position=learned"],
     ),
-    ("model.head_dim=7", "but head_dim = 7", "head_dim = 6 or 8 works", ["model.head_dim=6"]),
+    (
+        "model.head_dim=7",
+        "so head_dim must be even, not 7",
+        "head_dim = 6 or 8 works",
+        ["model.head_dim=6"],
+    ),
     (
         "model.position=learned model.rope_theta=5e5",
         '`rope_theta` has no effect with position = "learned"',
@@ -62,7 +68,7 @@ BROKEN = [
     ),
     (
         f"{CHATS} tokenizer.path=my.model data.packing=concatenate",
-        'packing = "concatenate" would cut answers off their questions',
+        'packing = "concatenate" would separate answers from their questions',
         'use packing = "best_fit"',
         [f"{CHATS} tokenizer.path=my.model data.packing=best_fit data.document_mask=false"],
     ),
@@ -332,7 +338,7 @@ def test_a_broken_rule_names_a_way_out_that_works(
 
 def test_exactly_one_of_two(errors: Errors) -> None:
     both = VALID.replace("steps = 100\n", 'steps = 100\ntokens = "4M"\n')
-    assert "run.toml:23:1: error: `steps` and `tokens` say the same thing twice" in errors(both)
+    assert "run.toml:23:1: error: `steps` and `tokens` are mutually exclusive" in errors(both)
     neither = VALID.replace("sequences = 8\n", "")
     assert "run.toml:25:1: error: either `tokens` or `sequences` is required" in errors(neither)
 

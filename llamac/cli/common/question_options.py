@@ -68,7 +68,7 @@ def question_places(data: list[str], names: list[str]) -> tuple[Path | None, dic
         if mark and name in names:
             files[name] = Path(file)
         elif mark and not Path(place).exists():
-            raise typer.BadParameter(f"{name!r} is none of --tasks", param_hint="--data")
+            raise typer.BadParameter(f"{name!r} is not one of --tasks", param_hint="--data")
         elif not Path(place).is_dir():
             raise typer.BadParameter(f"there is no directory {place}", param_hint="--data")
         else:

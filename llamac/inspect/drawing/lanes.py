@@ -29,12 +29,15 @@ LETTER = 6.7  # a letter's width
 HIDDEN, EXPOSED, IDLE = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455"), ("#fdf1f3", "#f3c3cd")
 
 
-def schedule_svg(program: Program, stage: str, only: str | None = None, rates: Rates = A100) -> str:
+def schedule_svg(
+    program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
+) -> str:
     """Draw the schedule of each graph that communicates, one below the other, as an SVG image.
 
-    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
+    stage: name of the last pass, for the title.
+    region_name: region to draw; None draws all.
     """
-    found = schedules(program, only, rates)
+    found = schedules(program, region_name, rates)
     longest = max((one.timeline.seconds for one in found), default=1.0)
     width = 2 * BORDER + LABEL + LENGTH
     title = f"{program.name} after {stage}: schedule of one rank, {mesh_text(program)}"

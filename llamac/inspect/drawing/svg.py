@@ -34,13 +34,14 @@ GUTTER = 26.0  # between columns where no line runs upright
 HEADING = 80.0  # above each region
 
 
-def program_svg(program: Program, stage: str, only: str | None = None) -> str:
+def program_svg(program: Program, stage: str, region_name: str | None = None) -> str:
     """Draw the regions one below the other, with aligned columns, as an SVG image.
 
-    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
+    stage: name of the last pass, for the title.
+    region_name: region to draw; None draws all.
     """
     size = _sizes(program)
-    regions = [region for region in program.regions.values() if only in (None, region.name)]
+    regions = [region for region in program.regions.values() if region_name in (None, region.name)]
     sheets = [sheet_of(program, region, _ir_lines(region), size) for region in regions]
     widths = columns_of(sheets)
     routing = [reduce_crossings(route(sheet, list(widths))) for sheet in sheets]

@@ -50,7 +50,7 @@ def _parse(text: str) -> tuple[tuple[str, ...], Any, Place]:
             raise _failure(whole, "not text in UTF-8") from None
     key, equals, value = text.partition("=")
     if not equals:
-        raise _failure(whole, "no `=` in it", _EXAMPLE)
+        raise _failure(whole, "missing `=`", _EXAMPLE)
     place = Place(
         Location(OPTION, 1, 1, max(1, len(key.rstrip())), text),
         Location(OPTION, 1, len(key) + 2, max(1, len(value)), text),

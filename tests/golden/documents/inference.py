@@ -161,7 +161,7 @@ def pack(model: Model) -> None:
 def decode_step(
     model: Model,
     caches: list[tuple[Tensor, Tensor]],
-    slots: Tensor,  # the first positions of the caches, to which attention is restricted
+    slots: Tensor,  # cache positions to which attention is restricted, from 0
     tokens: Tensor,  # [B, 1]
     positions: Tensor,  # [B, 1]
     rope_cos: Tensor,  # [B, 1, 16]
@@ -178,7 +178,7 @@ def decode_step(
 
 
 class Inference:
-    """A Model with key-value caches for `batch` sequences of up to `length` positions."""
+    """Text generation with key-value caches for `batch` sequences of up to `length` positions."""
 
     def __init__(self, model: Model, batch: int, length: int) -> None:
         self.model = model
@@ -198,13 +198,16 @@ class Inference:
         self.starts = self.before = torch.zeros(batch, dtype=torch.int64, device=device)
 
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """Process prompts, int64 [B, S], from position 0, padded on the right with any token;
-        return the logits after each row's position `last`, int64 [B]: [B, 4096]."""
+        """Process prompts from position 0; return the logits after each prompt, [B, 4096].
+
+        tokens: int64 [B, S], padded on the right with any token. last: each row's last position
+        before the padding, int64 [B].
+        """
         return self.read(tokens, last, torch.arange(len(tokens), device=tokens.device), last)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, last: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Process prompts as `prefill`; return logits after tokens[rows, columns]: [N, 4096]."""
+        """Process prompts as `prefill`; return logits after tokens[rows, columns], [N, 4096]."""
         model, length = self.model, tokens.shape[1]
         rope_cos, rope_sin = self.rope_cos[:length], self.rope_sin[:length]
         starts = document_starts(tokens, EOS)
@@ -220,8 +223,7 @@ class Inference:
     def extend(
         self, tokens: Tensor, first: Tensor, last: Tensor, rows: Tensor, columns: Tensor
     ) -> Tensor:
-        """Process more tokens of each row, int64 [B, S], from its position `first`, int64 [B];
-        otherwise as `read`."""
+        """Process further tokens of each row from its position `first`, int64 [B]; see `read`."""
         each = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         each = torch.minimum(each, last.unsqueeze(1))  # padding repeats a row's last token
         positions = first.unsqueeze(1) + each
@@ -239,8 +241,8 @@ class Inference:
         logits = logits_forward(x, model.norm, model.output)
         return logits[:, 0]
 
-    def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
-        """Copy the first `length` positions of the other's `rows`, int64 [N], into rows `at`."""
+    def copy_prefix(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
+        """Copy `length` positions of the other's caches from `rows` to `at`, both int64 [N]."""
         for mine, theirs in zip(self.caches, other.caches, strict=True):
             for cache, filled in zip(mine, theirs, strict=True):
                 cache[at, :, :length] = filled[rows, :, :length]
@@ -253,8 +255,11 @@ class Inference:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
-        """Process one token per row, int64 [B], at its position, int64 [B]; return the next logits.
-        Attention is restricted to the first `filled` positions of the caches."""
+        """Process one token per row, int64 [B]; return the logits of the next.
+
+        positions: each token's position, int64 [B]. filled: number of cache positions to which
+        attention is restricted.
+        """
         self.starts = torch.where(self.before == EOS, positions, self.starts)
         self.before = tokens
         at = positions.unsqueeze(1)

@@ -162,7 +162,7 @@ def pack(model: Model) -> None:
 def decode_step(
     model: Model,
     caches: list[tuple[Tensor, Tensor]],
-    slots: Tensor,  # the first positions of the caches, to which attention is restricted
+    slots: Tensor,  # cache positions to which attention is restricted, from 0
     tokens: Tensor,  # [B, 1]
     positions: Tensor,  # [B, 1]
     rope_cos: Tensor,  # [B, 1, 64]
@@ -178,7 +178,7 @@ def decode_step(
 
 
 class Inference:
-    """A Model with key-value caches for `batch` sequences of up to `length` positions."""
+    """Text generation with key-value caches for `batch` sequences of up to `length` positions."""
 
     def __init__(self, model: Model, batch: int, length: int) -> None:
         self.model = model
@@ -196,13 +196,16 @@ class Inference:
         self.rope_cos, self.rope_sin = cos, sin  # the model's own tables may be shorter
 
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """Process prompts, int64 [B, S], from position 0, padded on the right with any token;
-        return the logits after each row's position `last`, int64 [B]: [B, 32000]."""
+        """Process prompts from position 0; return the logits after each prompt, [B, 32000].
+
+        tokens: int64 [B, S], padded on the right with any token. last: each row's last position
+        before the padding, int64 [B].
+        """
         return self.read(tokens, last, torch.arange(len(tokens), device=tokens.device), last)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, last: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Process prompts as `prefill`; return logits after tokens[rows, columns]: [N, 32000]."""
+        """Process prompts as `prefill`; return logits after tokens[rows, columns], [N, 32000]."""
         model, length = self.model, tokens.shape[1]
         rope_cos, rope_sin = self.rope_cos[:length], self.rope_sin[:length]
         x = embed_forward(tokens, model.tok_embeddings)
@@ -216,8 +219,7 @@ class Inference:
     def extend(
         self, tokens: Tensor, first: Tensor, last: Tensor, rows: Tensor, columns: Tensor
     ) -> Tensor:
-        """Process more tokens of each row, int64 [B, S], from its position `first`, int64 [B];
-        otherwise as `read`."""
+        """Process further tokens of each row from its position `first`, int64 [B]; see `read`."""
         each = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         each = torch.minimum(each, last.unsqueeze(1))  # padding repeats a row's last token
         positions = first.unsqueeze(1) + each
@@ -232,16 +234,19 @@ class Inference:
         logits = logits_forward(x, model.norm, model.output)
         return logits[:, 0]
 
-    def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
-        """Copy the first `length` positions of the other's `rows`, int64 [N], into rows `at`."""
+    def copy_prefix(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
+        """Copy `length` positions of the other's caches from `rows` to `at`, both int64 [N]."""
         for mine, theirs in zip(self.caches, other.caches, strict=True):
             for cache, filled in zip(mine, theirs, strict=True):
                 cache[at, :, :length] = filled[rows, :, :length]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
-        """Process one token per row, int64 [B], at its position, int64 [B]; return the next logits.
-        Attention is restricted to the first `filled` positions of the caches."""
+        """Process one token per row, int64 [B]; return the logits of the next.
+
+        positions: each token's position, int64 [B]. filled: number of cache positions to which
+        attention is restricted.
+        """
         at = positions.unsqueeze(1)
         return self.step(
             self.model,

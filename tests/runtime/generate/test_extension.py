@@ -41,7 +41,7 @@ def test_extending_a_shared_prefix_equals_reading_everything(sets: list[str]) ->
     shared.prefill(prefixes, last)
     sources = torch.tensor([source for source, _ in rows])
     run = inference.Inference(model, len(rows), 10)
-    run.begin_as(shared, torch.arange(4), sources, 6)
+    run.copy_prefix(shared, torch.arange(4), sources, 6)
     tokens = torch.tensor([more + [1] * (longest - len(more)) for _, more in rows])
     ends = torch.tensor([len(more) - 1 for _, more in rows])
     first = torch.tensor(whole)[sources]
