@@ -27,7 +27,7 @@ from statistics import mean, median
 from typing import Any
 
 from llamac.plan.prediction import Prediction
-from llamac.plan.published.rows import RowError, number, says, text
+from llamac.plan.published.rows import RowError, mentions, number, text
 from llamac.plan.published.score import comparable_peak, predict_row
 from llamac.plan.uncertainty import CALIBRATED_CPU, TABLE, regime
 
@@ -58,7 +58,9 @@ class Scored:
         measured = number(self.row, "peak_mem")
         if measured is None:
             return None
-        unit = next((n for word, n in UNITS.items() if says(text(self.row, "mem_kind"), word)), 1)
+        unit = next(
+            (n for word, n in UNITS.items() if mentions(text(self.row, "mem_kind"), word)), 1
+        )
         return comparable_peak(self.row, self.prediction) / (measured * unit) - 1
 
     @property

@@ -171,7 +171,7 @@ def changed(case: Case, constants: Constants) -> Setting:
 
 
 def errors(constants: Constants, some: Iterable[Case]) -> Array:
-    region_time.forget()
+    region_time.clear_cache()
     return np.array([case.error(constants) for case in some])
 
 

@@ -286,6 +286,6 @@ def _calibrate(path: Path, overwrite: bool) -> None:
 
     from llamac.plan.device.calibrate import calibrate, device_toml
 
-    device, remarks = calibrate(say=print)
+    device, remarks = calibrate(log=print)
     write_output(path, device_toml(device, remarks), (), overwrite)
     print(f"wrote {path}: llamac plan SPEC --device {path}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from llamac.plan.prediction import Prediction
 
 PUE = 1.1
-"""Power usage effectiveness: the data centre's power over its devices'."""
+"""Power usage effectiveness: power of the data centre relative to that of its devices."""
 CARBON = 0.385
-"""Kilograms of CO2 equivalent per kWh: the US average that the paper takes."""
+"""Kilograms of CO2 equivalent per kWh: the US average that the paper uses."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Energy:
 
 
 def energy(prediction: Prediction) -> Energy | None:
-    """Return device-hours × watts × 1.1, at 0.385 kg of CO2 per kWh; None without known watts."""
+    """Return the energy of a run: device-hours × watts × PUE; None if the watts are unknown."""
     watts = prediction.setting.device.watts
     if not watts:
         return None

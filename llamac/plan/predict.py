@@ -1,4 +1,4 @@
-"""Predict a step from the Program: `predict(setting)`."""
+"""Predict the time, memory and traffic of a setting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from llamac.plan.setting import Setting
 
 
 def predict(setting: Setting, program: Program | None = None) -> Prediction:
-    """Predict one step of `setting`.
+    """Predict one step of a setting, and the whole run.
 
-    Args:
-        program: The compiled spec; None: compile it.
+    program: the setting's compiled spec; None compiles it.
     """
     return StepModel(setting, program or setting.compile()).prediction()

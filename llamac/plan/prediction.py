@@ -1,4 +1,4 @@
-"""A prediction for one step and for the whole run, as `llamac plan` prints it."""
+"""Prediction of one step and of the whole run, which `llamac plan` prints."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Seconds:
     """Seconds of one step on the slowest rank: compute and each kind of wait.
 
     Attributes:
-        compute: Kernels run.
+        compute: Kernels.
         tensor: Exposed transfers between tensor-parallel and context-parallel ranks.
         data: Exposed parameter gathers and gradient reductions of data-parallel ranks.
         bubble: Pipeline bubble.
         pipeline: Exposed sends between pipeline stages.
-        optimizer: Gradients added up over micro-batches, and the optimizer's update.
+        optimizer: Accumulation of gradients over micro-batches, and the optimizer's update.
     """
 
     compute: float
@@ -35,6 +35,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
+        """Return the seconds of a step."""
         return sum(vars(self).values())
 
 
@@ -43,13 +44,15 @@ class Prediction:
     """Memory, time, throughput and traffic of a setting.
 
     Attributes:
-        parameters: Parameters of the model; per_rank: of one rank.
-        flops_per_token: 6N, N the parameters in matmuls; frozen ones count 4.
-        attention_per_token: 12·L·d·s.
-        hardware_flops: FLOPs of one step over all ranks, recomputation included.
+        parameters: Parameters of the model. per_rank: Of the first pipeline rank, before
+            data-parallel sharding.
+        flops_per_token: 6N, where N is the number of parameters in matmuls; 4 per frozen one.
+        attention_per_token: 12·L·d·s FLOPs.
+        hardware_flops: FLOPs of one step over all ranks, including recomputation.
+        memory: Peak memory of the fullest rank. seconds: Time of a step.
         communication: Bytes that a rank sends per step, by mesh axis.
-        reference_seconds: Seconds before the first step of dpo, in which the reference scores the
-            pairs of one epoch and the held-out ones.
+        reference_seconds: Seconds before the first step in which DPO's reference model scores the
+            pairs; 0 for other objectives.
     """
 
     setting: Setting
@@ -65,11 +68,12 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Return whether predicted peak memory is at most the device's."""
+        """Return whether the predicted peak memory is within the device's."""
         return self.memory.total <= self.setting.device.memory
 
     @cached_property
     def tokens_per_second_per_gpu(self) -> float:
+        """Return the throughput of one rank."""
         ranks = self.setting.spec.parallel.ranks
         return self.setting.tokens / self.seconds.total / ranks
 
@@ -80,27 +84,29 @@ class Prediction:
 
     @property
     def mfu(self) -> float:
-        """Return the MFU, at 6N + 12·L·d·s FLOPs per token (PaLM, appendix B)."""
+        """Return the model FLOPs utilisation, at 6N + 12·L·d·s per token (PaLM, appendix B)."""
         per_token = self.flops_per_token + self.attention_per_token
         return self.tokens_per_second_per_gpu * per_token / self.peak
 
     @property
     def hfu(self) -> float:
-        """Return the HFU, with recomputation counted and causal attention at half."""
+        """Return the hardware FLOPs utilisation, with recomputation and half of attention."""
         ranks = self.setting.spec.parallel.ranks
         return self.hardware_flops / ranks / self.seconds.total / self.peak
 
     @property
     def days(self) -> float:
+        """Return the days of the whole run."""
         steps = self.setting.spec.total_steps * self.seconds.total
         return (self.reference_seconds + steps) / DAY
 
     @property
     def gpu_hours(self) -> float:
+        """Return the hours of the whole run, summed over ranks."""
         return self.days * 24 * self.setting.spec.parallel.ranks
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON values of `plan --json`: bytes, seconds, FLOPs."""
+        """Return the prediction as JSON values, in bytes, seconds and FLOPs."""
         memory = {key: round(value) for key, value in vars(self.memory).items()}
         return {
             "device": self.setting.device.name,

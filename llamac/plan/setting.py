@@ -1,4 +1,4 @@
-"""Setting of a prediction: a spec, a device, and how a framework runs the spec."""
+"""Setting of a prediction: a spec, a device and a framework."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Setting:
     """A spec on a device, run by a framework.
 
     Attributes:
-        sharding: State sharded over data-parallel ranks; None: as in the emitted trainer.
-        fp8: Linear layers multiply in fp8.
-        recomputes_attention: Attention is computed again in the backward pass (Megatron's
+        profile: Differences of the framework from the emitted trainer.
+        sharding: ZeRO stage of state over data-parallel ranks; None: as in the emitted trainer.
+        fp8: Whether linear layers multiply in fp8.
+        recomputes_attention: Whether attention is recomputed in the backward pass (Megatron's
             selective recomputation).
-        micro_batches: Micro-batches per data-parallel rank per step, where a framework takes
-            fewer than llamac's schedules allow; None: the spec's.
+        micro_batches: Micro-batches per data-parallel rank and step, if the framework uses fewer
+            than llamac's schedules allow; None: the spec's.
     """
 
     spec: Spec
@@ -36,7 +37,7 @@ class Setting:
 
     @property
     def rank_micro_batches(self) -> int:
-        """Return the micro-batches per data-parallel rank per step."""
+        """Return the micro-batches per data-parallel rank and step."""
         return self.micro_batches or self.spec.micro_batches
 
     @property
@@ -55,5 +56,5 @@ class Setting:
         return able and not any(graph_objections(*sections))
 
     def compile(self) -> Program:
-        """Compile the spec, with the `fuse` pass only if the framework has our fused ops."""
+        """Compile the spec, without the `fuse` pass if the framework's ops are not fused."""
         return compile_spec(self.spec, () if self.profile.fused else ("fuse",))

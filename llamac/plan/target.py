@@ -1,4 +1,4 @@
-"""Choose the device, the number of GPUs and the setting that a plan is for."""
+"""Determine the device, the number of GPUs and the setting of a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.plan.device.device import (
     DeviceError,
     device_named,
     device_names,
-    known_as,
+    find_alias,
     load_device,
 )
 from llamac.plan.setting import Setting
@@ -24,9 +24,10 @@ from llamac.spec.validation.errors import join_options
 
 
 def device_for(spec: Spec, name: str | None = None) -> Device:
-    """Return the device `name`, or else `hardware.gpu`, or else this machine. Raises DeviceError.
+    """Return the device to plan for: `name`, else hardware.gpu, else this machine.
 
-    This machine is described as `hardware.device` says.
+    name: shipped name, alias or .toml file. This machine is its CPU or its GPU, by hardware.device.
+    Raises DeviceError if the device is unknown.
     """
     if name is not None:
         return _device(name)
@@ -44,14 +45,14 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
 
 
 def _device(name: str) -> Device:
-    """Return the device by name, file or alias: `h100`."""
+    """Return a device by name, file or alias."""
     exact = name.lower() in device_names() or name.endswith(".toml")
     return load_device(name) if exact else device_named(name)
 
 
 def _this_gpu() -> str:
     title = torch.cuda.get_device_name()
-    name = known_as(title)
+    name = find_alias(title)
     if name is None:
         raise DeviceError(
             f"this machine's {title} is not among the known devices: measure it with "
@@ -61,15 +62,15 @@ def _this_gpu() -> str:
 
 
 class LayoutError(ValueError):
-    """The spec cannot run on the given number of GPUs; the message suggests others."""
+    """The spec cannot run on a number of GPUs. The message suggests other numbers."""
 
     exit_code = 2
 
 
 def on_gpus(spec: Spec, gpus: int) -> Spec:
-    """Return the spec on `gpus` GPUs. Raises LayoutError.
+    """Return the spec on `gpus` GPUs, by changing only the data-parallel degree.
 
-    Tensor, context and pipeline degrees stay; the data-parallel degree changes.
+    Raises LayoutError, which suggests other numbers, if that is impossible.
     """
     parallel = spec.parallel
     if gpus == parallel.ranks:
@@ -104,8 +105,8 @@ def _with_data_ranks(spec: Spec, data: int) -> Spec:
 
 def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
     """Yield the numbers of GPUs just below and above that the spec can run on."""
-    most = spec.batch.sequences // spec.batch.micro_batch
-    possible = [n * model_ranks for n in range(1, most + 1) if most % n == 0]
+    max_data = spec.batch.sequences // spec.batch.micro_batch
+    possible = [n * model_ranks for n in range(1, max_data + 1) if max_data % n == 0]
     for candidates in (
         [n for n in reversed(possible) if n < gpus],
         [n for n in possible if n > gpus],
@@ -120,21 +121,21 @@ def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
 
 
 OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
-"""Kernels per op without torch.compile, each of which reads and writes memory: six for a norm."""
+"""Profile without torch.compile, where each op is several kernels that read and write memory."""
 
 
 def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
-    """Return the setting of a spec run by a framework.
+    """Return the setting of a spec that a framework runs on a device.
 
-    kernels.attention = "math" materialises scores under any framework. framework: a key of
-    FRAMEWORKS.
+    framework: key of FRAMEWORKS. sharding: None means as in the emitted trainer. With
+    kernels.attention = "math", scores are materialised under any framework.
     """
     scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None
     profile = replace(FRAMEWORKS[framework], scores=scores)
     if framework == "llamac" and spec.kernels.compile == "never":
         profile = replace(profile, **OP_BY_OP)
     if framework == "llamac" and spec.parallel.reduces_each:
-        profile = replace(profile, each_time=True)
+        profile = replace(profile, reduces_each_micro_batch=True)
     return Setting(spec, device, profile, sharding)

@@ -1,7 +1,7 @@
-"""Uncertainty of predictions: 10–90 % ranges from residuals of publications left out of the fit.
+"""Uncertainty of predictions: 10–90 % ranges from publications that were left out of the fit.
 
-`residuals.json` is written by benchmarks/plan_accuracy.py: quantiles of measured / predicted, by
-regime. A regime with few rows, or none, is widened by the spread between sources.
+benchmarks/plan_accuracy.py writes `residuals.json`: quantiles of measured / predicted values, by
+regime. The range of a regime with few or no rows is widened by the spread between sources.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from llamac.plan.prediction import Prediction
 TABLE = Path(__file__).parent / "residuals.json"
 
 CALIBRATED_CPU, UNCALIBRATED = "a calibrated CPU", "uncalibrated"
-"""Regimes of CPUs, of which no published rows exist."""
+"""Regimes of CPUs, for which there are no published rows."""
 
 Fit = Literal["yes", "tight", "no"]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Ratios of measured to predicted values: 10, 50 and 90 % quantiles."""
+    """10, 50 and 90 % quantiles of measured / predicted values."""
 
     low: float
-    middle: float
+    median: float
     high: float
 
-    def of(self, value: float) -> tuple[float, float]:
-        """Return the range of a predicted value."""
+    def scale(self, value: float) -> tuple[float, float]:
+        """Return the (10 %, 90 %) range of a predicted value."""
         return value * self.low, value * self.high
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Ranges of a prediction's figures, in their units.
+    """10–90 % ranges of a prediction.
 
     Attributes:
-        regime: The published rows from which the range of speed is derived.
-        tokens_per_second: Per device. None, as are days, on a CPU that was not calibrated.
+        regime: Name of the published rows from which the range of speed is derived.
+        tokens_per_second: Throughput per device; None on a CPU that was not calibrated.
+        days: Days of the run; None on a CPU that was not calibrated.
         memory: Bytes of a rank.
-        fit: `yes`: fits with a probability of 90 %; `no`: probably does not fit.
+        fit: `yes`: it fits with a probability of 90 %; `no`: it probably does not fit.
         margin: Capacity minus expected memory in bytes; negative if it does not fit.
     """
 
@@ -55,6 +56,7 @@ class Uncertainty:
     margin: float
 
     def to_json(self) -> dict[str, Any]:
+        """Return the ranges as JSON values."""
         return {
             "regime": self.regime,
             "tokens_per_second_per_gpu": self.tokens_per_second and list(self.tokens_per_second),
@@ -66,14 +68,17 @@ class Uncertainty:
 
 
 def regime_of(nodes: float, tensor: int, tokens: float) -> str:
-    """Return the regime of a layout: nodes, tensor parallelism, tokens per device."""
+    """Return the regime of a layout by nodes, tensor parallelism and tokens per micro-batch.
+
+    tokens: tokens of a micro-batch divided by tensor and context ranks.
+    """
     where = "one node" if nodes <= 1 else "2-8 nodes" if nodes <= 8 else "over 8 nodes"
     size = "small micro-batches" if tokens < 4096 else "large micro-batches"
     return f"{where}, {'tp' if tensor > 1 else 'no tp'}, {size}"
 
 
 def regime(prediction: Prediction) -> str:
-    """Return the name of the published rows from which a prediction's range is derived."""
+    """Return the regime from which a prediction's range of speed is derived."""
     spec, device = prediction.setting.spec, prediction.setting.device
     if not device.is_gpu:
         return CALIBRATED_CPU if device.calibrated else UNCALIBRATED
@@ -83,29 +88,30 @@ def regime(prediction: Prediction) -> str:
 
 
 def speed_range(prediction: Prediction) -> Range | None:
-    """Return the range of measured / predicted tokens per second in the prediction's regime.
+    """Return quantiles of measured / predicted tokens per second in a prediction's regime.
 
-    None for a CPU that was not calibrated, since CPUs differ too much.
+    None for a CPU that was not calibrated, because CPUs differ too much.
     """
     name, table = regime(prediction), _table()["speed"]
     return None if name == UNCALIBRATED else Range(*table.get(name, table["any"]))
 
 
 def memory_range() -> Range:
-    """Return the range of measured / predicted peak memory."""
+    """Return quantiles of measured / predicted peak memory."""
     return Range(*_table()["memory"])
 
 
 def uncertainty(prediction: Prediction) -> Uncertainty:
+    """Return the ranges of a prediction."""
     speed, memory = speed_range(prediction), memory_range()
     rate, days = prediction.tokens_per_second_per_gpu, prediction.days
     return Uncertainty(
         regime=regime(prediction),
-        tokens_per_second=speed and speed.of(rate),
+        tokens_per_second=speed and speed.scale(rate),
         days=speed and (days / speed.high, days / speed.low),
-        memory=memory.of(prediction.memory.total),
+        memory=memory.scale(prediction.memory.total),
         fit=fit_of(prediction),
-        margin=prediction.setting.device.memory - prediction.memory.total * memory.middle,
+        margin=prediction.setting.device.memory - prediction.memory.total * memory.median,
     )
 
 
@@ -115,9 +121,9 @@ def fit_of(prediction: Prediction) -> Fit:
 
 
 def fit_within(nbytes: float, capacity: float) -> Fit:
-    """Return whether a predicted number of bytes fits a capacity in bytes."""
+    """Return whether a predicted number of bytes probably fits a capacity in bytes."""
     memory = memory_range()
-    if nbytes * memory.middle > capacity:
+    if nbytes * memory.median > capacity:
         return "no"
     return "yes" if nbytes * memory.high <= capacity else "tight"
 

@@ -75,7 +75,7 @@ def test_what_if_names_what_brings_most() -> None:
     program = setting.compile()
     prediction = predict(setting, program)
     found = what_if(prediction, program)
-    assert [one.doubled for one in found] == sorted((one.doubled for one in found), reverse=True)
+    assert [one.speedup for one in found] == sorted((one.speedup for one in found), reverse=True)
     slopes = [one.elasticity for one in found if one.elasticity is not None]
     assert all(0 <= slope <= 1.001 for slope in slopes)
     assert 1.5 < speedup_if_all_double(prediction, program) <= 2.001

@@ -1,4 +1,4 @@
-"""Seconds of a collective on a device's links, by NCCL's ring and tree algorithms.
+"""Time of a collective on a device's links, by NCCL's ring and tree algorithms.
 
 A ring's latency grows with the number of ranks, so the bandwidth of a message of fixed size falls
 as nodes are added. An all-reduce may use a tree instead, whose latency grows with the logarithm of
@@ -16,15 +16,15 @@ from llamac.plan.device.device import Device
 def collective_seconds(
     device: Device, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0
 ) -> float:
-    """Return seconds of a collective.
+    """Return the seconds of a collective; 0 for a single rank.
 
     Args:
         sent: Bytes that each rank sends: (n - 1) / n of the whole message, twice that in an
             all-reduce.
         ranks: Size of the group.
         stride: Distance in ranks between neighbours of the group.
-        rounds: Trips around the ring: 1 for a gather, a scatter or a send, 2 for an all-reduce; 0
-            leaves out latencies.
+        rounds: Trips around the ring: 1 for an all-gather, a reduce-scatter or a send, 2 for an
+            all-reduce; 0 excludes latencies.
     """
     if ranks <= 1:
         return 0.0
@@ -51,20 +51,21 @@ def _ring(device: Device, sent: float, ranks: int, within: int, rounds: float) -
 
 def _tree(device: Device, sent: float, ranks: int, within: int) -> float:
     link, network = device.link, device.network
-    deep = ceil(log2(max(2.0, ranks / within)))
-    latency = network.latency + deep * network.tree_hop + (within - 1) * link.hop
+    depth = ceil(log2(max(2.0, ranks / within)))
+    latency = network.latency + depth * network.tree_hop + (within - 1) * link.hop
     return 2 * latency + sent / (node_bandwidth(device, within) * network.tree)
 
 
 def node_bandwidth(device: Device, within: int) -> float:
     """Return the bytes per second that a rank sends between nodes.
 
-    Each GPU has its own network port. A ring uses one of them, and all rings of a node share them.
+    within: number of the group's ranks in one node. Each GPU has its own network port; a ring uses
+    one of them, and all rings of a node share them.
     """
     return min(device.link.bandwidth, device.network.bandwidth * within)
 
 
 def bus_bandwidth(device: Device, nbytes: float, ranks: int, rounds: float) -> float:
-    """Return the bus bandwidth in bytes/s, as nccl-tests print it, of a message of `nbytes`."""
+    """Return the bus bandwidth of a message of `nbytes`, in bytes/s, as nccl-tests define it."""
     sent = rounds * nbytes * (ranks - 1) / ranks
     return sent / collective_seconds(device, sent, ranks, rounds=rounds)

@@ -1,6 +1,6 @@
-"""Traffic among data-parallel ranks: its bytes, its seconds, and how much of them is exposed.
+"""Traffic of data-parallel ranks: bytes, seconds, and exposed seconds.
 
-The one source for `Seconds.data`, for `Prediction.communication` and for the timeline's events.
+`Seconds.data`, `Prediction.communication` and the timeline's events are derived from it.
 FSDP (`zero3`) gathers each layer's parameters before it runs and reduces its gradients after its
 backward pass (FSDP2). Otherwise gradients are reduced in buckets, under the last backward pass or
 after it, and ZeRO-1 and ZeRO-2 gather the updated parameters at the end of the step.
@@ -23,7 +23,13 @@ Direction = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Transfer:
-    """A series of collectives of one kind. nbytes: bytes that a rank sends in all of them."""
+    """A series of equal collectives over one group of ranks.
+
+    Attributes:
+        purpose: Gather parameters, or reduce gradients.
+        axis: Mesh axis of the group. ranks: Its size. stride: Ranks between neighbours.
+        nbytes: Bytes that a rank sends in the whole series. seconds: Time of the whole series.
+    """
 
     purpose: Literal["gather", "reduce"]
     collective: Literal["all_gather", "reduce_scatter", "all_reduce"]
@@ -36,21 +42,21 @@ class Transfer:
 
 @dataclass(frozen=True)
 class DataParallel:
-    """Transfers of one pipeline rank.
+    """Data-parallel transfers of one pipeline rank in a step.
 
     Attributes:
-        own: Parameters of the pipeline rank before sharding.
-        fsdp_ranks: Ranks over which state is sharded, context-parallel ones included; copies:
-            replicas of that state.
+        parameters: Parameters of the pipeline rank, before sharding.
+        fsdp_ranks: Ranks over which state is sharded, including context-parallel ones.
+        copies: Replicas of that state.
         stride: Ranks between neighbours of a data-parallel group.
         item_size: Bytes of an element of the compute dtype.
         micro_batches: Micro-batches per rank per step.
-        pipelined: Under a pipeline schedule, whose stages stay gathered for a step.
-        axis: Mesh axis that the traffic of unsharded parameters is counted on.
+        pipelined: Whether a pipeline schedule is used, which gathers parameters once per step.
+        axis: Mesh axis to which the traffic of unsharded parameters is attributed.
     """
 
     cost: DeviceCost
-    own: StageParameters
+    parameters: StageParameters
     sharding: Sharding
     fsdp_ranks: int
     copies: int
@@ -62,6 +68,7 @@ class DataParallel:
 
     @property
     def fsdp(self) -> bool:
+        """Return whether parameters are sharded (FSDP)."""
         return self.sharding == "zero3" and self.fsdp_ranks > 1
 
     @property
@@ -99,124 +106,137 @@ class DataParallel:
     def _reduce(self, parameters: float) -> tuple[Transfer, ...]:
         """Return the traffic of FSDP's gradient reduction: among shards, then replicas (HSDP)."""
         n, nbytes = self.fsdp_ranks, self.cost.profile.wire_bytes * parameters
-        found = [self._transfer("reduce", "reduce_scatter", nbytes, n, self.stride, "dp_shard")]
+        transfers = [self._transfer("reduce", "reduce_scatter", nbytes, n, self.stride, "dp_shard")]
         if self.copies > 1:
             across = self.stride * n
-            found.append(
+            transfers.append(
                 self._transfer(
                     "reduce", "all_reduce", nbytes / n, self.copies, across, "dp_replicate"
                 )
             )
-        return tuple(found)
+        return tuple(transfers)
 
     @cached_property
     def layer_gather(self) -> tuple[Transfer, ...]:
-        return self._gather(self.own.layer) if self.fsdp else ()
+        """Return FSDP's all-gather of one layer's parameters."""
+        return self._gather(self.parameters.layer) if self.fsdp else ()
 
     @cached_property
     def layer_reduce(self) -> tuple[Transfer, ...]:
-        return self._reduce(self.own.trained.layer) if self.fsdp else ()
+        """Return FSDP's reduction of one layer's gradients."""
+        return self._reduce(self.parameters.trained.layer) if self.fsdp else ()
 
     @cached_property
     def rest_gather(self) -> tuple[Transfer, ...]:
-        """Return the all-gather of parameters outside layers: embedding, final norm and head."""
-        rest = self.own.total - self.own.layers
+        """Return FSDP's all-gather of parameters outside layers: embedding, final norm, head."""
+        rest = self.parameters.total - self.parameters.layers
         return self._gather(rest) if self.fsdp and rest else ()
 
     @cached_property
     def rest_reduce(self) -> tuple[Transfer, ...]:
-        rest = self.own.trained.total - self.own.trained.layers
+        """Return FSDP's reduction of the gradients outside layers."""
+        rest = self.parameters.trained.total - self.parameters.trained.layers
         return self._reduce(rest) if self.fsdp and rest else ()
 
     @cached_property
-    def whole(self) -> tuple[Transfer, ...]:
-        """Return the transfers without FSDP: gradient reduction and ZeRO's parameter all-gather."""
+    def step_transfers(self) -> tuple[Transfer, ...]:
+        """Return the transfers of a step without FSDP: gradients, then ZeRO's parameters."""
         if self.fsdp or self.ranks == 1:
             return ()
-        profile, total = self.cost.profile, self.own.trained.total
+        profile, total = self.cost.profile, self.parameters.trained.total
         shared = self.sharding in ("zero1", "zero2")
         scatter = shared and not profile.all_reduces_shards
         collective = "reduce_scatter" if scatter else "all_reduce"
         place = self.ranks, self.stride, self.axis
         nbytes = profile.wire_bytes * total
-        found = [self._transfer("reduce", collective, nbytes, *place, profile.bucket_bytes)]
+        transfers = [self._transfer("reduce", collective, nbytes, *place, profile.bucket_bytes)]
         if shared:
-            found.append(self._transfer("gather", "all_gather", self.item_size * total, *place))
-        return tuple(found)
+            transfers.append(self._transfer("gather", "all_gather", self.item_size * total, *place))
+        return tuple(transfers)
 
     # -- when --------------------------------------------------------------------------------------
 
-    def gathered(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather before a layer runs; once per step under a pipeline schedule."""
+    def gather_before_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
+        """Return FSDP's all-gather before a layer runs; under a pipeline schedule once per step."""
         if self.pipelined and (micro_batch or direction == "backward"):
             return ()
         return self.layer_gather
 
-    def reduced(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction after a layer's backward pass; once per step unless each_time."""
+    def reduce_after_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
+        """Return FSDP's reduction after a layer's backward pass, if this micro-batch reduces."""
         last = micro_batch == self.micro_batches - 1
-        if direction == "forward" or not (last or self.cost.profile.each_time):
+        if direction == "forward" or not (last or self.cost.profile.reduces_each_micro_batch):
             return ()
         return self.layer_reduce
 
-    def rest_gathered(self, micro_batch: int) -> tuple[Transfer, ...]:
+    def gather_before_micro_batch(self, micro_batch: int) -> tuple[Transfer, ...]:
         """Return FSDP's all-gather before the first region of a micro-batch."""
         return () if self.pipelined and micro_batch else self.rest_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:
-        """Return seconds that the transfers beside a layer add to it.
+        """Return the seconds that transfers add to a layer that they overlap.
 
-        runs: seconds of the layer.
+        runs: seconds of the layer itself.
         """
-        beside = (*self.gathered(direction, micro_batch), *self.reduced(direction, micro_batch))
-        return self.beside(total_seconds(beside), runs)
+        beside = (
+            *self.gather_before_layer(direction, micro_batch),
+            *self.reduce_after_layer(direction, micro_batch),
+        )
+        return self.overlap_seconds(total_seconds(beside), runs)
 
-    def beside(self, transfer: float, work: float) -> float:
-        """Return the seconds that a transfer adds to the work it overlaps.
+    def overlap_seconds(self, transfer: float, work: float) -> float:
+        """Return the seconds that a transfer adds to work that it overlaps.
 
-        It is the part of the transfer longer than the work, plus the slowdown of the work as they
-        compete for memory bandwidth and multiprocessors (`Efficiency.contention`).
+        These are the excess of the transfer over the work, and the slowdown of the work by
+        competition for memory bandwidth and multiprocessors (`Efficiency.contention`).
+        transfer, work: seconds.
         """
         share = self.cost.device.efficiency.contention
         return max(0.0, transfer - work) + share * min(transfer, work)
 
-    def at_end(self, backward: float, layers: int) -> float:
-        """Return seconds at the end of a step.
+    def end_seconds(self, backward: float, layers: int) -> float:
+        """Return the seconds that transfers add after the last region of a step.
 
-        backward: seconds of one micro-batch's backward pass.
+        backward: seconds of one micro-batch's backward pass. layers: number of layers on the rank.
         """
         if self.fsdp:
             last = self.rest_reduce or self.layer_reduce
             return total_seconds(last)
-        reduce = sum(one.seconds for one in self.whole if one.purpose == "reduce")
-        gather = sum(one.seconds for one in self.whole if one.purpose == "gather")
+        reduce = sum(
+            transfer.seconds for transfer in self.step_transfers if transfer.purpose == "reduce"
+        )
+        gather = sum(
+            transfer.seconds for transfer in self.step_transfers if transfer.purpose == "gather"
+        )
         profile = self.cost.profile
         if not profile.overlapped:
             return reduce + gather
-        ahead, after = (gather, 0.0) if profile.gathers_ahead else (0.0, gather)
+        hidden_gather, exposed_gather = (gather, 0.0) if profile.gathers_ahead else (0.0, gather)
         # The bucket that is ready last cannot be hidden.
-        return max(reduce / max(1, layers), self.beside(reduce + ahead, backward)) + after
+        return (
+            max(reduce / max(1, layers), self.overlap_seconds(reduce + hidden_gather, backward))
+            + exposed_gather
+        )
 
     def exposed(self, layers: Iterable[tuple[float, float]]) -> float:
-        """Return seconds of a step that data-parallel transfers add.
+        """Return the seconds that data-parallel transfers add to a step.
 
-        Args:
-            layers: Seconds of each layer's forward and backward pass.
+        layers: (forward, backward) seconds of each layer on the rank.
         """
         layers = list(layers)
-        waits = self.at_end(sum(backward for _, backward in layers), len(layers))
+        waits = self.end_seconds(sum(backward for _, backward in layers), len(layers))
         if not self.fsdp:
             return waits
-        alike = Counter(layers)
+        counts = Counter(layers)
         for micro_batch, times in self._micro_batches():
-            waits += times * total_seconds(self.rest_gathered(micro_batch))
-            for (forward, backward), count in alike.items():
+            waits += times * total_seconds(self.gather_before_micro_batch(micro_batch))
+            for (forward, backward), count in counts.items():
                 waits += times * count * self.layer_wait("forward", micro_batch, forward)
                 waits += times * count * self.layer_wait("backward", micro_batch, backward)
         return waits
 
     def _micro_batches(self) -> Iterator[tuple[int, int]]:
-        """Yield (index of one micro-batch, count) for the first, last and middle micro-batches."""
+        """Yield (index, count) of a representative of the first, middle and last micro-batches."""
         last = self.micro_batches - 1
         yield 0, 1
         if last > 1:
@@ -225,22 +245,26 @@ class DataParallel:
             yield last, 1
 
     def sent(self, layers: int) -> dict[str, float]:
-        """Return bytes that a rank sends per step, by mesh axis. layers: number on the rank."""
-        found: dict[str, float] = {}
+        """Return the bytes that a rank sends per step, by mesh axis.
+
+        layers: number of layers on the rank.
+        """
+        nbytes: dict[str, float] = {}
 
         def add(transfers: Iterable[Transfer], times: float) -> None:
-            for one in transfers:
-                found[one.axis] = found.get(one.axis, 0.0) + times * one.nbytes
+            for transfer in transfers:
+                nbytes[transfer.axis] = nbytes.get(transfer.axis, 0.0) + times * transfer.nbytes
 
-        add(self.whole, 1)
+        add(self.step_transfers, 1)
         for micro_batch, times in self._micro_batches():
             for direction in ("forward", "backward"):
-                add(self.gathered(direction, micro_batch), times * layers)
-                add(self.reduced(direction, micro_batch), times * layers)
-            add(self.rest_gathered(micro_batch), times)
+                add(self.gather_before_layer(direction, micro_batch), times * layers)
+                add(self.reduce_after_layer(direction, micro_batch), times * layers)
+            add(self.gather_before_micro_batch(micro_batch), times)
         add(self.rest_reduce, 1)
-        return found
+        return nbytes
 
 
 def total_seconds(transfers: Iterable[Transfer]) -> float:
-    return sum(one.seconds for one in transfers)
+    """Return the sum of the transfers' seconds."""
+    return sum(transfer.seconds for transfer in transfers)

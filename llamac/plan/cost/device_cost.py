@@ -1,7 +1,7 @@
-"""Seconds of each op of a graph on a device: `passes/analysis/timing.py` at the device's rates.
+"""Time of each op of a graph on a device, as a model for `passes/analysis/timing.py`.
 
-A matmul runs in tiles (`cost/tiles.py`). Other ops are bound by memory bandwidth. Every kernel has
-a fixed cost on the device, and one on the host that starts it.
+Matmuls run in tiles (`cost/tiles.py`). Other ops are bound by memory bandwidth. Every kernel has a
+fixed overhead on the device, and one on the host that launches it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llamac.ops.rope import rope
 from llamac.passes.analysis.timing import TimingModel
 from llamac.plan.cost.collective import collective_seconds
 from llamac.plan.cost.framework import FrameworkProfile
-from llamac.plan.cost.tiles import waste
+from llamac.plan.cost.tiles import tile_overhead
 from llamac.plan.device.device import Device
 from llamac.spec.precision import ITEM_SIZE
 
@@ -45,12 +45,14 @@ BLOCK = 128  # positions of a block, that attention's efficiencies are given for
 
 @dataclass(frozen=True)
 class DeviceCost(TimingModel):
-    """Seconds of ops under a framework.
+    """Timing model of ops on a device under a framework.
 
     Attributes:
-        strides: For each axis of the mesh, ranks between neighbours on it.
-        fp8: Linear layers multiply in fp8.
-        recomputes_attention: Attention is computed again in its backward pass.
+        dtype: Compute dtype, such as "bf16".
+        strides: Ranks between neighbours on each axis of the mesh.
+        profile: Differences of the framework from the emitted trainer.
+        fp8: Whether linear layers multiply in fp8.
+        recomputes_attention: Whether attention is recomputed in its backward pass.
     """
 
     device: Device = field(kw_only=True)
@@ -62,15 +64,15 @@ class DeviceCost(TimingModel):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return a hashable key of all inputs of the costs."""
-        sizes = (tuple(one.items()) for one in (self.symbols, self.mesh, self.strides))
-        rest = (self.device, self.dtype, self.profile, self.fp8, self.recomputes_attention)
-        return (*sizes, *rest)
+        """Return a hashable key of everything that the costs depend on."""
+        sizes = (tuple(mapping.items()) for mapping in (self.symbols, self.mesh, self.strides))
+        options = (self.device, self.dtype, self.profile, self.fp8, self.recomputes_attention)
+        return (*sizes, *options)
 
     # -- an op -------------------------------------------------------------------------------------
 
     def seconds(self, node: fx.Node) -> float:
-        """Return seconds of an op on the device, or of the transfer of a collective."""
+        """Return the seconds of an op on the device, or of a collective's transfer."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
@@ -79,29 +81,29 @@ class DeviceCost(TimingModel):
         if op_of(node) in (*FORWARD, *BACKWARD):
             return self._attention(node, flops)
         if flops:
-            under = self._transfer(node) if is_fused_collective(node) else 0.0
+            transfer = self._transfer(node) if is_fused_collective(node) else 0.0
             fp8 = self.fp8 and op_of(node) in LINEAR
             rows, columns, inner = self._shape(node)
-            times = flops / (2 * rows * columns * inner)
-            one = self.matmul(rows, columns, inner, fp8)
-            return max(times * one, under) + self._loss(node, rows * columns)
+            count = flops / (2 * rows * columns * inner)
+            matmul_seconds = self.matmul(rows, columns, inner, fp8)
+            return max(count * matmul_seconds, transfer) + self._loss(node, rows * columns)
         if op_of(node).is_loss:
             logits = next(v for v in operands_of(node) if len(type_of(v).shape) == 3)
             return self._loss(node, type_of(logits).elements(self.symbols))
-        return self.moved(self._traffic(node), self.profile.kernels)
+        return self.memory_seconds(self._traffic(node), self.profile.kernels)
 
     def _traffic(self, node: fx.Node) -> float:
         """Return bytes that a memory-bound op moves under the framework."""
         op, profile = op_of(node), self.profile
         if op in (*NORM, *NORM_BACKWARD) and profile.norm is not None:
-            each = profile.norm.forward if op in NORM else profile.norm.backward
-            each /= profile.norm.bandwidth
-            return each * type_of(operands_of(node)[0]).elements(self.symbols)
+            bytes_per_element = profile.norm.forward if op in NORM else profile.norm.backward
+            bytes_per_element /= profile.norm.bandwidth
+            return bytes_per_element * type_of(operands_of(node)[0]).elements(self.symbols)
         if op is rope and profile.rope is not None:
-            back = bool(attributes(node).get("inverse"))
-            each = profile.rope.backward if back else profile.rope.forward
-            each /= profile.rope.bandwidth
-            return each * type_of(operands_of(node)[0]).elements(self.symbols)
+            is_backward = bool(attributes(node).get("inverse"))
+            bytes_per_element = profile.rope.backward if is_backward else profile.rope.forward
+            bytes_per_element /= profile.rope.bandwidth
+            return bytes_per_element * type_of(operands_of(node)[0]).elements(self.symbols)
         traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
         return sum(traffic.values()) * profile.traffic
 
@@ -120,24 +122,29 @@ class DeviceCost(TimingModel):
         return profile.host * kernels
 
     def matmul(self, rows: float, columns: float, inner: float, fp8: bool = False) -> float:
-        """Return seconds of a product [rows, inner] × [inner, columns]."""
+        """Return the seconds of a matmul [rows, inner] × [inner, columns].
+
+        fp8: in fp8, including the casts of both operands.
+        """
         device, efficiency = self.device, self.device.efficiency
         flops = 2 * rows * columns * inner
         rate = device.flops(self.dtype) * efficiency.matmul_of(self.profile.newer_cublas)
         casts = 0.0
         if fp8:
             rate = device.flops("fp8") * efficiency.fp8 * self.profile.fp8
-            casts = self.moved(self.profile.cast_bytes * (rows + columns) * inner, 4.0)
+            casts = self.memory_seconds(self.profile.cast_bytes * (rows + columns) * inner, 4.0)
         size = ITEM_SIZE[self.dtype]
         moved = size * (rows * columns + rows * inner + inner * columns)
-        least = moved / device.memory_bandwidth / efficiency.memory
-        lost = 1.0
+        memory_bound = moved / device.memory_bandwidth / efficiency.memory
+        overhead = 1.0
         if device.is_gpu:  # a CPU's cores take any shape alike
-            lost = waste(round(rows), round(columns), round(inner), device.units, efficiency.fill)
-        return max(flops / rate * lost, least) + efficiency.kernel + casts
+            overhead = tile_overhead(
+                round(rows), round(columns), round(inner), device.units, efficiency.fill
+            )
+        return max(flops / rate * overhead, memory_bound) + efficiency.kernel + casts
 
-    def moved(self, nbytes: float, kernels: float = 1.0) -> float:
-        """Return the seconds in which kernels move `nbytes` in device memory."""
+    def memory_seconds(self, nbytes: float, kernels: float = 1.0) -> float:
+        """Return the seconds in which `kernels` kernels move `nbytes` in device memory."""
         efficiency = self.device.efficiency
         return nbytes / self.device.memory_bandwidth / efficiency.memory + kernels * (
             efficiency.kernel
@@ -163,24 +170,27 @@ class DeviceCost(TimingModel):
         batch, length, heads, width = map(self._size, query.shape)
         if scores is None:
             share = efficiency.attention if forward else efficiency.attention_backward
-            # Blocks on the diagonal are computed whole, and so are those on a window's other edge;
-            # narrow heads do less between softmaxes.
-            seen = min(attributes(node).get("window", length), length)
-            whole = (1 + BLOCK / seen) * max(1.0, HEAD / width) ** efficiency.narrow
+            # Blocks on the diagonal and on a window's edge are computed without regard to the mask;
+            # narrow heads have less work per softmax.
+            visible = min(attributes(node).get("window", length), length)
+            masking = (1 + BLOCK / visible) * max(1.0, HEAD / width) ** efficiency.narrow
             rate = peak * min(1.0, share * self.profile.attention)
-            again = 0.0 if forward or not self.recomputes_attention else flops / 2.5
-            return (flops + again) * whole / rate + efficiency.kernel
+            recomputed = 0.0 if forward or not self.recomputes_attention else flops / 2.5
+            return (flops + recomputed) * masking / rate + efficiency.kernel
         # The whole square is computed, though half of it is masked.
-        products, each = (2, scores.forward) if forward else (4, scores.backward)
+        products, bytes_per_score = (2, scores.forward) if forward else (4, scores.backward)
         if self.recomputes_attention and not forward:
-            products, each = products + 2, each + scores.forward
-        one = self.matmul(length, length, width)  # of one head, on a share of the device
+            products, bytes_per_score = products + 2, bytes_per_score + scores.forward
+        matmul_seconds = self.matmul(length, length, width)  # of one head, on a share of the device
         rate = peak * efficiency.matmul_of(self.profile.newer_cublas)
-        fair = 2 * length * length * width * batch * heads / rate
-        wide = 2 * length * (2 * width + length) * batch * heads / device.memory_bandwidth
-        product = max(min(fair / 0.8, one * batch * heads), wide / efficiency.memory)
+        compute_bound = 2 * length * length * width * batch * heads / rate
+        memory_bound = 2 * length * (2 * width + length) * batch * heads / device.memory_bandwidth
+        product = max(
+            min(compute_bound / 0.8, matmul_seconds * batch * heads),
+            memory_bound / efficiency.memory,
+        )
         count = batch * heads * length * length
-        return products * product + self.moved(each * count, scores.kernels)
+        return products * product + self.memory_seconds(bytes_per_score * count, scores.kernels)
 
     def _loss(self, node: fx.Node, logits: float) -> float:
         """Return the seconds of a loss's memory traffic for logits, without its matmuls."""
@@ -188,18 +198,20 @@ class DeviceCost(TimingModel):
             return 0.0
         # Both passes in one op, or half of it in each.
         share = 1.0 if "with_gradients" in op_of(node).name else 0.5
-        return self.moved(share * self.profile.loss_bytes * logits, 4 * self.profile.kernels)
+        return self.memory_seconds(
+            share * self.profile.loss_bytes * logits, 4 * self.profile.kernels
+        )
 
     def _shape(self, node: fx.Node) -> tuple[float, float, float]:
         """Return (rows, columns, inner size) of one matmul of an op."""
         name = op_of(node).name
-        one, other = (type_of(value) for value in operands_of(node)[:2])
-        tokens = one.elements(self.symbols) / self._size(one.shape[-1])
+        first, second = (type_of(value) for value in operands_of(node)[:2])
+        tokens = first.elements(self.symbols) / self._size(first.shape[-1])
         if "weight_gradient" in name:
-            return self._size(one.shape[-1]), self._size(other.shape[-1]), tokens
+            return self._size(first.shape[-1]), self._size(second.shape[-1]), tokens
         if "input_gradient" in name:
-            return tokens, self._size(other.shape[-1]), self._size(other.shape[0])
-        return tokens, self._size(other.shape[0]), self._size(one.shape[-1])
+            return tokens, self._size(second.shape[-1]), self._size(second.shape[0])
+        return tokens, self._size(second.shape[0]), self._size(first.shape[-1])
 
     def _size(self, dim: Dim) -> int:
         return self.symbols[dim] if isinstance(dim, str) else dim

@@ -1,4 +1,4 @@
-"""Framework profiles: differences of other frameworks from the emitted trainer, as data."""
+"""Framework profiles: how frameworks differ from the emitted trainer, as data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ StageSplit = Literal["layers", "modules", "cost"]
 
 
 DDP_BUCKET = 25 * 2**20
-"""Bytes of gradients in one of DistributedDataParallel's buckets."""
+"""Bytes of gradients in a bucket of DistributedDataParallel."""
 
 
 AUTOCAST_TRAFFIC = 1.9
@@ -19,10 +19,9 @@ residuals between fp32 and bf16."""
 
 @dataclass(frozen=True)
 class OpBytes:
-    """Bytes that an op moves in device memory for each element of its input, in each pass.
+    """Bytes that an op moves in device memory per element of its input, in each pass.
 
-    bandwidth: Share of the device's memory bandwidth that its kernels reach, relative to that of
-    large element-wise ones.
+    bandwidth: Memory bandwidth of its kernels relative to that of large element-wise kernels.
     """
 
     forward: float
@@ -45,9 +44,9 @@ class ScoreTraffic:
     """Memory traffic of attention that materialises its scores in device memory.
 
     Attributes:
-        forward, backward: Bytes moved for each score besides the matmuls.
-        saved: Bytes for each score held for the backward pass; peak: while it runs.
-        kernels: Kernels of one pass.
+        forward, backward: Bytes moved per score in each pass, excluding the matmuls.
+        saved: Bytes per score saved for the backward pass. peak: Bytes per score while it runs.
+        kernels: Number of kernels in each pass.
     """
 
     forward: float
@@ -71,45 +70,45 @@ their bf16 copy are kept."""
 
 @dataclass(frozen=True)
 class FrameworkProfile:
-    """How a framework runs the ops of a graph and shares its state.
+    """How a framework runs the ops of a graph and shards its state.
 
     Attributes:
-        fused: Norms, activations and the loss are our fused ops.
-        traffic: Bytes that memory-bound ops move, relative to ours.
-        kernels: Kernels of a memory-bound op.
-        host: Seconds in which the host starts a kernel; collective_host: a collective. A region
-            takes at least the sum of them.
-        captures: On GPUs, a micro-batch is one CUDA graph where `graph_objections` has none.
-        norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as others.
-        norm_kept: Bytes per element that such a norm keeps beside its input.
-        scores: Attention's scores, where they are written out; None: never (FlashAttention).
-        attention: Speed of the attention kernel, relative to the device's best.
-        newer_cublas: Matmuls are those of cuBLAS 12.4 or later, or Transformer Engine's.
-        fp8: Speed of fp8 matmuls, relative to the device's; cast_bytes: moved to cast an element
-            of their operands; fp8_saved: share of activations' bytes kept where linear layers keep
-            fp8 inputs.
-        logit_bytes: Held for each logit at the worst moment; None: our fused loss.
-        loss_bytes: Moved for each logit, both passes.
-        gathers_logits: Every tensor-parallel rank computes the loss over the whole vocabulary.
-        recomputes_head: The head's forward pass runs again under full checkpointing.
-        hides: Share of tensor-parallel transfers under other work; None: by the graph's schedule.
-        hides_sends: Sends of interleaved stages run under other work.
-        overlapped: Gradient reductions run under the last backward pass.
-        gathers_ahead: ZeRO-1 and 2 gather updated parameters under other work.
-        each_time: Gradients are reduced after every micro-batch, not once a step.
-        wire_bytes: Of a gradient element in a reduction; gradient_bytes: where it is held.
-        all_reduces_shards: ZeRO-1 and 2 reduce by all-reduce, not reduce-scatter.
-        bucket_bytes: Bytes on the wire of one reduction outside FSDP; None: all gradients at once.
-        update_bytes: Moved by an update for each parameter of a shard, besides the optimizer's
-            state, which is read and written; reduction_bytes: by casts and copies around the
-            reduction, for each parameter of the rank.
-        accumulate_bytes: Moved to add a micro-batch's gradient of a parameter to what is held.
-        stages: What is divided evenly among pipeline stages: layers; modules, of which embedding,
-            final norm and head are one each; or the weights of layers and head (`cost`).
-        separate_gate: Gate and up projection are two column-parallel layers, each of which
-            all-reduces the gradient of its input (without sequence parallelism).
-        communicator: Bytes of a process for each axis of the mesh with NCCL communicators of its
-            own.
+        fused: Whether norms, activations and the loss are llamac's fused ops.
+        traffic: Bytes that memory-bound ops move, relative to llamac's.
+        kernels: Number of kernels of a memory-bound op.
+        host: Host seconds to launch a kernel. collective_host: Further ones for a collective. A
+            region takes at least their sum.
+        captures: Whether a micro-batch is one CUDA graph, unless `graph_objections` has a reason.
+        norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as other ops.
+        norm_saved_bytes: Bytes per element that such a norm saves in addition to its input.
+        scores: Traffic of materialised attention scores; None: not materialised (FlashAttention).
+        attention: Speed of the attention kernel relative to the device's best.
+        newer_cublas: Whether matmuls are those of cuBLAS 12.4 or later, or Transformer Engine.
+        fp8: Speed of fp8 matmuls relative to the device's efficiency.
+        cast_bytes: Bytes moved to cast an element of their operands to fp8.
+        fp8_saved: Share of activation bytes that are saved if linear layers save fp8 inputs.
+        logit_bytes: Peak bytes per logit; None: llamac's fused loss.
+        loss_bytes: Bytes moved per logit in both passes.
+        gathers_logits: Whether each tensor-parallel rank computes the loss over all logits.
+        recomputes_head: Whether full checkpointing recomputes the head's forward pass.
+        hides: Share of tensor-parallel transfers that is overlapped; None: by the graph's schedule.
+        hides_sends: Whether sends between interleaved stages are overlapped.
+        overlapped: Whether gradient reductions overlap the last backward pass.
+        gathers_ahead: Whether ZeRO-1 and 2 overlap the gather of updated parameters.
+        reduces_each_micro_batch: Whether gradients are reduced after every micro-batch instead of
+            once per step.
+        wire_bytes: Bytes of a gradient element in a reduction. gradient_bytes: In memory.
+        all_reduces_shards: Whether ZeRO-1 and 2 all-reduce gradients instead of reduce-scattering.
+        bucket_bytes: Bytes of one gradient reduction without FSDP; None: all gradients at once.
+        update_bytes: Bytes that an update moves per parameter of a shard, in addition to reading
+            and writing the optimizer's state.
+        reduction_bytes: Bytes that casts and copies around the reduction move per parameter.
+        accumulate_bytes: Bytes moved to accumulate a parameter's gradient of one micro-batch.
+        stages: Quantity divided evenly among pipeline stages: `layers`; `modules`, which include
+            embedding, final norm and head; or `cost`, the weights of layers and head.
+        separate_gate: Whether gate and up projection are two column-parallel layers, each of which
+            all-reduces the gradient of its input without sequence parallelism.
+        communicator: Bytes of a process per mesh axis with NCCL communicators.
     """
 
     fused: bool = True
@@ -120,7 +119,7 @@ class FrameworkProfile:
     captures: bool = False
     norm: OpBytes | None = None
     rope: OpBytes | None = None
-    norm_kept: float = 0.0
+    norm_saved_bytes: float = 0.0
     scores: ScoreTraffic | None = None
     attention: float = 1.0
     newer_cublas: bool = False
@@ -135,7 +134,7 @@ class FrameworkProfile:
     hides_sends: bool = False
     overlapped: bool = True
     gathers_ahead: bool = False
-    each_time: bool = False
+    reduces_each_micro_batch: bool = False
     wire_bytes: float = 4
     gradient_bytes: float = 4
     all_reduces_shards: bool = False
@@ -149,21 +148,21 @@ class FrameworkProfile:
 
     @property
     def hides_async(self) -> float:
-        """Return the share of tensor-parallel transfers hidden by async tensor parallelism."""
+        """Return the share of tensor-parallel transfers that async tensor parallelism overlaps."""
         return 0.38
 
 
 FRAMEWORKS = {
     "llamac": FrameworkProfile(host=4e-6, captures=True, newer_cublas=True, accumulate_bytes=10.0),
     "compiled": FrameworkProfile(
-        traffic=1.18, host=4e-6, each_time=True, hides=0.0, logit_bytes=12.0
+        traffic=1.18, host=4e-6, reduces_each_micro_batch=True, hides=0.0, logit_bytes=12.0
     ),
     "eager": FrameworkProfile(
         fused=False,
         traffic=1.3,
         kernels=4.1,
         host=8e-6,
-        each_time=True,
+        reduces_each_micro_batch=True,
         hides=0.0,
         logit_bytes=12.0,
         loss_bytes=29.0,

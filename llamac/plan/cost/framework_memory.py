@@ -1,4 +1,4 @@
-"""Activation memory under a framework: liveness of the graphs plus its own saved tensors."""
+"""Activation memory under a framework: liveness of the graphs, and tensors that it also saves."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from llamac.plan.setting import Setting
 
 
 def framework_activations(setting: Setting, program: Program) -> Activations:
-    """Return a micro-batch's activation bytes by liveness, adjusted to the framework's profile."""
+    """Return the activation bytes of a micro-batch, adjusted to the setting's framework."""
     profile = setting.profile
     logit_bytes = profile.logit_bytes
     if logit_bytes is not None and profile.gathers_logits:
         logit_bytes *= setting.spec.parallel.tensor
-    keeps_scores = not setting.recomputes_attention
-    found = activations(program, keeps_scores, logit_bytes)
+    saves_scores = not setting.recomputes_attention
+    result = activations(program, saves_scores, logit_bytes)
     if profile.scores is not None:
-        found = _with_scores(found, program, profile.scores, keeps_scores)
-    if profile.norm_kept:
-        found = _with_norms(found, program, profile.norm_kept)
+        result = _with_scores(result, program, profile.scores, saves_scores)
+    if profile.norm_saved_bytes:
+        result = _with_norms(result, program, profile.norm_saved_bytes)
     if setting.fp8 and profile.fp8_saved != 1.0:
-        found = _with_fp8(found, profile.fp8_saved)
-    return found
+        result = _with_fp8(result, profile.fp8_saved)
+    return result
 
 
 def _with_scores(
-    found: Activations, program: Program, scores: ScoreTraffic, keeps: bool
+    result: Activations, program: Program, scores: ScoreTraffic, saves: bool
 ) -> Activations:
     """Return activations with the framework's attention scores in place of those counted.
 
     `activations` counts the scores of a softmax with dropout.
     """
     bare, counted = activations(program, False), activations(program, True)
-    saved, peak = dict(found.saved), dict(found.peak)
+    saved, peak = dict(result.saved), dict(result.peak)
     for name in saved:
         scores_bytes = counted.saved[name] - bare.saved[name]
-        if keeps:
+        if saves:
             saved[name] += scores_bytes * (scores.saved / SOFTMAX_DROPOUT.saved - 1)
         written = _scores(program.regions[name], program.symbols)
         peak[name] += written * (scores.peak - SOFTMAX_DROPOUT.peak)
-    return replace(found, saved=saved, peak=peak)
+    return replace(result, saved=saved, peak=peak)
 
 
 def _scores(region: Region, symbols: Mapping[str, int]) -> float:
@@ -63,38 +63,40 @@ def _scores(region: Region, symbols: Mapping[str, int]) -> float:
     return total
 
 
-def _with_norms(found: Activations, program: Program, nbytes: float) -> Activations:
+def _with_norms(result: Activations, program: Program, nbytes: float) -> Activations:
     """Return activations plus the fp32 copies that unfused norms save for their backward pass.
 
     They live as long as activations are saved, unless they are recomputed, and while their region
     runs.
     """
-    saved, peak = dict(found.saved), dict(found.peak)
+    saved, peak = dict(result.saved), dict(result.peak)
     for name in saved:
         region = program.regions[name]
-        every = nbytes * _normed(region.forward.graph, program.symbols)
-        again = region.backward is not None and _normed(region.backward.graph, program.symbols)
-        saved[name] += 0.0 if again else every
-        peak[name] += every
-    return replace(found, saved=saved, peak=peak)
+        norm_bytes = nbytes * _norm_elements(region.forward.graph, program.symbols)
+        recomputed = region.backward is not None and _norm_elements(
+            region.backward.graph, program.symbols
+        )
+        saved[name] += 0.0 if recomputed else norm_bytes
+        peak[name] += norm_bytes
+    return replace(result, saved=saved, peak=peak)
 
 
-def _normed(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
+def _norm_elements(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
     """Return the number of elements that a graph's RMSNorms read."""
     norms = (node for node in ops_in(graph) if is_op(node, rms_norm, head_rms_norm))
     return sum(type_of(operands_of(node)[0]).elements(symbols) for node in norms)
 
 
-def _with_fp8(found: Activations, share: float) -> Activations:
+def _with_fp8(result: Activations, share: float) -> Activations:
     """Return activations with linear layers' inputs saved in fp8."""
-    saved = {name: share * nbytes for name, nbytes in found.saved.items()}
-    less = {name: nbytes - saved[name] for name, nbytes in found.saved.items()}
-    peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
-    return replace(found, saved=saved, peak=peak)
+    saved = {name: share * nbytes for name, nbytes in result.saved.items()}
+    saved_less = {name: nbytes - saved[name] for name, nbytes in result.saved.items()}
+    peak = {name: nbytes - saved_less[name] for name, nbytes in result.peak.items()}
+    return replace(result, saved=saved, peak=peak)
 
 
 def head_logits(program: Program) -> float:
-    """Return the number of logits per micro-batch on a rank, for its part of the vocabulary."""
+    """Return the number of logits of a micro-batch on a rank, for its shard of the vocabulary."""
     graph = program.regions["head"].forward.graph
     weights = [type_of(node) for node in placeholders(graph, "param")]
     vocabulary = max(weights, key=lambda one: one.elements({})).shape[0]
@@ -110,16 +112,16 @@ _peaks = WeakKeyDictionary()
 
 
 def head_peak(program: Program, logits: float) -> tuple[float, float]:
-    """Return (peak bytes of the head, bytes of logits at the peak); cached by graph and sizes.
+    """Return (peak bytes of the head, bytes of logits at that peak), cached by graph and sizes.
 
-    logits: bytes of logits allocated during the loss.
+    logits: bytes of logits that exist while the loss runs.
     """
     region = program.regions["head"]
-    known = _peaks.setdefault(region.forward, {})
+    cached = _peaks.setdefault(region.forward, {})
     key = (logits, *program.symbols.items())
-    if key not in known:
-        known[key] = max(_head_moments(region, program.symbols, logits))
-    return known[key]
+    if key not in cached:
+        cached[key] = max(_head_moments(region, program.symbols, logits))
+    return cached[key]
 
 
 def _head_moments(
@@ -131,6 +133,6 @@ def _head_moments(
             continue
         live = LiveMemory(module.graph, saved, symbols)
         for node in ops_in(module.graph):
-            here = logits if op_of(node).is_loss else 0.0
-            yield live.during(node) + here, here
+            logit_bytes = logits if op_of(node).is_loss else 0.0
+            yield live.during(node) + logit_bytes, logit_bytes
             live.run(node)

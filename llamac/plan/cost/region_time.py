@@ -1,4 +1,4 @@
-"""Time of a region of a Program, forward and backward, and the bytes that it sends."""
+"""Time of a region's forward and backward pass, and the bytes that it sends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llamac.plan.cost.device_cost import DeviceCost
 
 @dataclass(frozen=True)
 class GraphTime:
-    """One graph run once, in seconds from its beginning.
+    """Time of one run of a graph.
 
     Attributes:
-        spans: Ops and transfers, in order of the graph.
-        exposed: Seconds in which compute waits for transfers.
-        sent: (mesh axis, bytes that a rank sends), for each transfer.
+        spans: Ops and transfers with begin and end in seconds from the graph's start, in order.
+        seconds: Duration. exposed: Part of it in which compute waits for transfers.
+        sent: (mesh axis, bytes that a rank sends) of each transfer.
     """
 
     spans: tuple[Span, ...]
@@ -34,17 +34,18 @@ class GraphTime:
 
     @property
     def waits(self) -> list[Span]:
+        """Return the transfers that compute waits for."""
         return [span for span in self.spans if span.exposed]
 
 
 @dataclass(frozen=True)
 class RegionTime:
-    """One micro-batch through a region.
+    """Time of one micro-batch in a region.
 
     Attributes:
-        forward, backward: Seconds of each pass.
-        exposed: Seconds of both in which compute waits for transfers.
-        sent: Bytes that a rank sends, by mesh axis.
+        forward, backward: Seconds of each pass; backward is 0 without one.
+        exposed: Part of both in which compute waits for transfers.
+        sent: Bytes that a rank sends, by mesh axis. flops: FLOPs of both passes.
     """
 
     forward: float
@@ -55,6 +56,7 @@ class RegionTime:
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of both passes."""
         return self.forward + self.backward
 
 
@@ -63,8 +65,10 @@ _times = WeakKeyDictionary()
 
 
 def region_time(region: Region, cost: DeviceCost) -> RegionTime:
-    """Time a region; each of its graphs is timed once for each `DeviceCost.key`."""
-    graphs = [graph_time(one, cost) for one in (region.forward, region.backward) if one is not None]
+    """Time a region on a device; its graphs' times are cached by `DeviceCost.key`."""
+    graphs = [
+        graph_time(graph, cost) for graph in (region.forward, region.backward) if graph is not None
+    ]
     sent = dict.fromkeys(cost.mesh, 0.0)
     for graph in graphs:
         for axis, nbytes in graph.sent:
@@ -79,23 +83,23 @@ def region_time(region: Region, cost: DeviceCost) -> RegionTime:
 
 
 def graph_time(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
-    """Time a graph, once for each `DeviceCost.key`."""
-    known = _times.setdefault(module, {})
+    """Time a graph on a device; the result is cached by `DeviceCost.key`."""
+    cached = _times.setdefault(module, {})
     key = cost.key
-    if key not in known:
-        known[key] = _timed(module, cost)
-    return known[key]
+    if key not in cached:
+        cached[key] = _time_graph(module, cost)
+    return cached[key]
 
 
 SHARPNESS = 4.0
-"""Exponent of `with_host`, chosen near vTrain's runs whose host and device take about as long."""
+"""Exponent of `with_host`, from vTrain's runs in which host and device take about equally long."""
 
 
 def with_host(device: float, host: float) -> float:
-    """Return seconds of a graph of which the device takes `device`, and starting it `host`.
+    """Return the seconds of a graph whose kernels take `device` and their launches `host` seconds.
 
-    The larger of the two if they differ much. Where they do not, each is late in some stretches:
-    the host between small kernels, the device behind large ones.
+    This is about the larger of the two. If they are similar, it is more, since each waits for the
+    other in turn: the device for the host at small kernels, the host for the device at large ones.
     """
     longest = max(device, host)
     if not longest:
@@ -104,24 +108,26 @@ def with_host(device: float, host: float) -> float:
     return longest * shares ** (1 / SHARPNESS)
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Drop all cached times."""
     _times.clear()
 
 
-def _timed(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
+def _time_graph(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
     nodes = list(ops_in(module.graph))
     hides = cost.profile.hides
-    spans = timeline(nodes, cost).spans if hides is None else _in_turn(nodes, cost, hides)
+    spans = timeline(nodes, cost).spans if hides is None else _sequential(nodes, cost, hides)
     seconds, exposed = _ends(spans), sum(span.exposed for span in spans)
     total = with_host(seconds, sum(map(cost.host_seconds, nodes)))
     if total > seconds > 0:
         # Where kernels start later than the device could run them, it waits less for transfers,
         # which go on meanwhile.
-        left = max(0.0, exposed - (total - seconds))
+        still_exposed = max(0.0, exposed - (total - seconds))
         busy = seconds - exposed
-        spans = _stretched(spans, (total - left) / busy, left / exposed if exposed else 1.0)
-        seconds, exposed = total, left
+        spans = _stretch(
+            spans, (total - still_exposed) / busy, still_exposed / exposed if exposed else 1.0
+        )
+        seconds, exposed = total, still_exposed
     transfers = [span for span in spans if span.kind == "collective"]
     return GraphTime(
         spans=tuple(spans),
@@ -138,7 +144,7 @@ def _ends(spans: Iterable[Span]) -> float:
     return max(ends, default=0.0)
 
 
-def _in_turn(nodes: Iterable[fx.Node], cost: DeviceCost, hides: float) -> list[Span]:
+def _sequential(nodes: Iterable[fx.Node], cost: DeviceCost, hides: float) -> list[Span]:
     """Return spans of ops run in sequence, with the share `hides` of each transfer hidden."""
     spans, now = [], 0.0
     for node in nodes:
@@ -156,7 +162,7 @@ def _in_turn(nodes: Iterable[fx.Node], cost: DeviceCost, hides: float) -> list[S
     return spans
 
 
-def _stretched(spans: Iterable[Span], work: float, wait: float) -> list[Span]:
+def _stretch(spans: Iterable[Span], work: float, wait: float) -> list[Span]:
     """Return spans with compute time scaled by `work` and waiting time by `wait`."""
     spans = list(spans)
     waits = [(span.end - span.exposed, span.end) for span in spans if span.exposed]

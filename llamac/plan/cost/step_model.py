@@ -1,7 +1,7 @@
-"""Closed-form model of a training step on a device: seconds, memory and traffic.
+"""Analytical model of a training step on a device: seconds, memory and traffic.
 
-Each region's graphs are timed with their recomputation and order of collectives. To these are added
-FSDP's transfers, the pipeline schedule and the optimizer.
+Each region's graphs are timed, including recomputation and the order of collectives. FSDP's
+transfers, the pipeline schedule and the optimizer are added to them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from llamac.plan.prediction import Prediction, Seconds
 from llamac.plan.setting import Setting
 
 CPU_PROCESS = 0.4e9
-"""Bytes of a CPU process besides tensors: the interpreter and its libraries."""
+"""Bytes of a CPU process without tensors: the interpreter and libraries."""
 
 
 class StepModel:
-    """Cost model of a setting's Program on its device."""
+    """Cost model of one step of a setting's Program on its device."""
 
     def __init__(self, setting: Setting, program: Program) -> None:
         self.setting, self.program = setting, program
@@ -67,15 +67,16 @@ class StepModel:
         self.copies = self.data // shards
 
     def prediction(self) -> Prediction:
+        """Return the prediction of a step: seconds, memory, FLOPs and traffic."""
         program, times = self.program, self.times
-        once = sum(times[name].flops for name in (*program.layers, "embed", "head"))
+        flops = sum(times[name].flops for name in (*program.layers, "embed", "head"))
         return Prediction(
             setting=self.setting,
             parameters=program.parameter_count,
             per_rank=self.parameters(0).total,
             flops_per_token=matmul_flops_per_token(program),
             attention_per_token=attention_flops_per_token(program),
-            hardware_flops=once * self.tp * self.cp * self.micro_batches * self.data,
+            hardware_flops=flops * self.tp * self.cp * self.micro_batches * self.data,
             memory=self.memory(),
             seconds=self.seconds(),
             communication=self._communication(),
@@ -86,21 +87,21 @@ class StepModel:
 
     @cached_property
     def times(self) -> Mapping[str, RegionTime]:
-        """Return the times of all trained regions, by name."""
+        """Return the time of each region that training runs, by name."""
         program = self.program
         names = dict.fromkeys((*program.layers, "embed", "head"))
         return {name: region_time(program.regions[name], self.cost) for name in names}
 
     @cached_property
     def stages(self) -> list[tuple[str, ...]]:
-        """Return the regions of the layers of each pipeline rank."""
+        """Return the region of each layer of each pipeline rank."""
         counts = self.program.stages or (len(self.program.layers),)
         begin = 0
-        found: list[tuple[str, ...]] = [()] * self.pp
+        ranks: list[tuple[str, ...]] = [()] * self.pp
         for number, count in enumerate(counts):
-            found[number % self.pp] += self.program.layers[begin : begin + count]
+            ranks[number % self.pp] += self.program.layers[begin : begin + count]
             begin += count
-        return found
+        return ranks
 
     @cached_property
     def turns(self) -> list[tuple[float, float, float]]:
@@ -113,15 +114,22 @@ class StepModel:
     def _turn(self, rank: int) -> tuple[float, float, float]:
         names = [*self.stages[rank], *(["embed"] if rank == 0 else [])]
         names += ["head"] if rank == self.pp - 1 else []
-        own = [self.times[name] for name in names]
-        forward, backward = sum(one.forward for one in own), sum(one.backward for one in own)
-        exposed = sum(one.exposed for one in own)
+        times = [self.times[name] for name in names]
+        forward, backward = (
+            sum(region.forward for region in times),
+            sum(region.backward for region in times),
+        )
+        exposed = sum(region.exposed for region in times)
         gates = len(self.stages[rank]) * self._gate_reduction()
         exposed += gates
         backward += gates
         if rank == self.pp - 1:
-            gather, again = self._head_extra()
-            forward, backward, exposed = forward + gather, backward + again, exposed + gather
+            gather, extra_backward = self._head_extra()
+            forward, backward, exposed = (
+                forward + gather,
+                backward + extra_backward,
+                exposed + gather,
+            )
         return forward, backward, exposed
 
     def _gate_reduction(self) -> float:
@@ -147,14 +155,14 @@ class StepModel:
         gather = loss = 0.0
         if profile.gathers_logits and self.tp > 1:
             logits = head_logits(self.program)
-            whole = self.spec.precision.item_size * logits * self.tp
-            gather = self.cost.collective(whole * (self.tp - 1) / self.tp, self.tp)
-            loss = self.cost.moved(profile.loss_bytes * logits * (self.tp - 1))
+            nbytes = self.spec.precision.item_size * logits * self.tp
+            gather = self.cost.collective(nbytes * (self.tp - 1) / self.tp, self.tp)
+            loss = self.cost.memory_seconds(profile.loss_bytes * logits * (self.tp - 1))
         if not profile.recomputes_head:
             return gather, loss
         spans = graph_time(self.program.regions["head"].forward, self.cost).spans
-        run = (span for span in spans if "cross_entropy" not in op_of(span.node).name)
-        return gather, loss + gather + sum(span.end - span.begin for span in run)
+        recomputed = (span for span in spans if "cross_entropy" not in op_of(span.node).name)
+        return gather, loss + gather + sum(span.end - span.begin for span in recomputed)
 
     @cached_property
     def slowest(self) -> int:
@@ -162,6 +170,7 @@ class StepModel:
         return max(range(self.pp), key=lambda rank: sum(self.turns[rank][:2]))
 
     def seconds(self) -> Seconds:
+        """Return the seconds of a step, by cause, on the slowest pipeline rank."""
         m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
         forward, backward, exposed = self.turns[self.slowest]
         # While the pipeline fills and drains, the slowest rank waits for one turn of each other.
@@ -176,19 +185,20 @@ class StepModel:
         )
 
     def layer_seconds(self, rank: int) -> list[tuple[float, float]]:
+        """Return (forward, backward) seconds of each layer of a pipeline rank."""
         layers = (self.times[name] for name in self.stages[rank])
         return [(layer.forward, layer.backward) for layer in layers]
 
     def _reference_seconds(self) -> float:
-        """Return the seconds before the first step in which dpo's reference scores all pairs.
+        """Return the seconds before the first step in which DPO's reference model scores all pairs.
 
-        These are the pairs of one epoch, as if the run had no second one, and the held-out pairs.
+        These are the pairs of one epoch, assuming that the run has only one, and held-out pairs.
         """
         spec, regions, data = self.spec, self.program.regions, self.data_parallel(0)
         if not spec.finetune.is_dpo:
             return 0.0
         head = regions["evaluate"] if "evaluate" in regions else regions["head"]
-        micro_batch = total_seconds(data.rest_gathered(0))
+        micro_batch = total_seconds(data.gather_before_micro_batch(0))
         for region in (regions["embed"], head):
             micro_batch += graph_time(region.forward, self.cost).seconds
         for forward, _ in self.layer_seconds(0):
@@ -205,7 +215,7 @@ class StepModel:
         return hop * 2 * ((0 if hidden else self.micro_batches * virtual) + self.pp - 1)
 
     def stream_bytes(self) -> float:
-        """Return bytes of a micro-batch's hidden states on one rank."""
+        """Return the bytes of a micro-batch's hidden states on one rank."""
         spec = self.spec
         shared = self.cp * (self.tp if spec.parallel.sequence else 1)
         tokens = spec.batch.micro_batch * spec.batch.sequence_length / shared
@@ -215,7 +225,7 @@ class StepModel:
         """Return the data-parallel transfers of a pipeline rank."""
         return DataParallel(
             cost=self.cost,
-            own=self.parameters(rank),
+            parameters=self.parameters(rank),
             sharding=self.sharding,
             fsdp_ranks=self.fsdp_ranks,
             copies=self.copies,
@@ -228,28 +238,28 @@ class StepModel:
 
     def _update_seconds(self) -> float:
         rank = self.slowest
-        own, profile = self.parameters(rank).trained.total, self.setting.profile
-        shards = own / (1 if self.sharding == "none" else self.fsdp_ranks)
+        parameters, profile = self.parameters(rank).trained.total, self.setting.profile
+        shards = parameters / (1 if self.sharding == "none" else self.fsdp_ranks)
         nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
-            nbytes += own * profile.reduction_bytes
-        update = self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
+            nbytes += parameters * profile.reduction_bytes
+        update = self.cost.memory_seconds(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
         return update + self.accumulation_seconds
 
     @property
     def accumulation_seconds(self) -> float:
-        """Return the seconds in which a step's micro-batches add their gradients up.
+        """Return the seconds per step in which gradients of micro-batches are accumulated.
 
-        Those of the first are not added where autograd or FSDP holds them as they come, and none
-        are where each micro-batch reduces its own.
+        The first micro-batch's gradients are not added if autograd or FSDP keeps them as computed,
+        and none are if each micro-batch's gradients are reduced separately.
         """
         profile, m = self.setting.profile, self.micro_batches
-        if profile.each_time:
+        if profile.reduces_each_micro_batch:
             return 0.0
-        as_they_come = profile.gradient_bytes == 2 or self.data_parallel(self.slowest).fsdp
-        times = m - 1 if as_they_come else m
+        keeps_first = profile.gradient_bytes == 2 or self.data_parallel(self.slowest).fsdp
+        times = m - 1 if keeps_first else m
         added = times * self.parameters(self.slowest).trained.total
-        return self.cost.moved(profile.accumulate_bytes * added, kernels=0.0)
+        return self.cost.memory_seconds(profile.accumulate_bytes * added, kernels=0.0)
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -261,32 +271,34 @@ class StepModel:
 
     @cached_property
     def activations(self) -> Activations:
-        """Return activation bytes of one micro-batch under the framework."""
+        """Return the activation bytes of one micro-batch under the framework."""
         return framework_activations(self.setting, self.program)
 
     def memory(self) -> Memory:
-        """Return the peak memory of the fullest pipeline rank."""
+        """Return the memory of the pipeline rank with the highest peak."""
         return max(map(self.rank_memory, self.full_ranks), key=lambda held: held.total)
 
     @property
     def full_ranks(self) -> set[int]:
         """Return the pipeline ranks that may need the most memory.
 
-        They are the first (most micro-batches in flight), the one with most layers, and the last
-        (logits).
+        They are the first (most micro-batches in flight), the one with the most layers, and the
+        last (logits).
         """
         return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
 
     def rank_memory(self, rank: int) -> Memory:
         """Return the peak memory of one pipeline rank."""
         layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
-        own = self.parameters(rank)
+        parameters = self.parameters(rank)
         state = training_state(
-            own,
+            parameters,
             dtype,
             self.sharding,
             self.fsdp_ranks,
-            1 if self.setting.profile.each_time and self.pp == 1 else self.micro_batches,
+            1
+            if self.setting.profile.reduces_each_micro_batch and self.pp == 1
+            else self.micro_batches,
             whole_stage=self.pp > 1,
             state_bytes=self.spec.optimizer.state_bytes,
         )
@@ -296,7 +308,9 @@ class StepModel:
         schedule = (self.pp, virtual, self.micro_batches)
         in_flight = micro_batches_in_flight(rank, *schedule) if self.pp > 1 else 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
-        gradients = step_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
+        gradients = step_gradients(
+            self.program, parameters, dtype, self.sharding, self.micro_batches
+        )
         alive, logits = self._alive(runs, in_flight, last, gradients)
         tensors = sum(state.values()) + alive + logits
         process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
@@ -318,17 +332,19 @@ class StepModel:
         framework materialises whole are added to the layers' peak, since torch's allocator does
         not reuse such large blocks for smaller tensors (reserved memory of torchtitan's runs).
         """
-        found = self.activations
+        activations = self.activations
         if last and self.setting.profile.logit_bytes is not None:
-            return peak_activation_bytes(found, runs, in_flight, True, gradients), found.logits
-        alive = peak_activation_bytes(found, runs, in_flight, False, gradients)
+            return peak_activation_bytes(
+                activations, runs, in_flight, True, gradients
+            ), activations.logits
+        alive = peak_activation_bytes(activations, runs, in_flight, False, gradients)
         if last:
-            peak, there = head_peak(self.program, found.logits)
+            peak, head_logits_bytes = head_peak(self.program, activations.logits)
             head = peak_activation_bytes(
-                replace(found, head_peak=peak), runs, in_flight, True, gradients
+                replace(activations, head_peak=peak), runs, in_flight, True, gradients
             )
             if head > alive:
-                return head - there, there
+                return head - head_logits_bytes, head_logits_bytes
         return alive, 0.0
 
     @property

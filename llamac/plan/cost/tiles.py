@@ -1,4 +1,4 @@
-"""Efficiency of a matmul by its shape: tiles, and waves of tiles on the multiprocessors."""
+"""Efficiency of a matmul by its shape: tile sizes, and waves of tiles on the multiprocessors."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from functools import lru_cache
 from math import ceil
 
 TILES = ((256, 128, 1.0), (128, 128, 0.96), (128, 64, 0.84), (64, 64, 0.7))
-"""Rows and columns that one multiprocessor takes at once, and how fast, of the largest tile's rate:
-smaller ones read their operands more often (cuBLAS on A100 and H100)."""
+"""(rows, columns, speed relative to the largest tile) of the tiles of one multiprocessor.
+
+Smaller tiles read their operands more often (cuBLAS on A100 and H100).
+"""
 
 SPLITS = (1, 2, 4, 8)
-"""Parts of a long sum, taken side by side where the result alone has too few tiles."""
+"""Split-K factors: parts of the inner dimension, if the result alone has too few tiles."""
 
 ALIGNED = 8
-"""Elements that rows must be a multiple of for the tensor cores' wide loads (NVIDIA's guide to
-matrix multiplication: 16 bytes)."""
+"""Elements to which rows must be aligned for the tensor cores' wide loads: 16 bytes (NVIDIA's guide
+to matrix multiplication)."""
 
 UNALIGNED = 3.0
 """Slowdown of matmuls whose rows are not aligned."""
 
 
 @lru_cache(maxsize=65536)
-def waste(rows: int, columns: int, inner: int, units: int, fill: float) -> float:
+def tile_overhead(rows: int, columns: int, inner: int, units: int, fill: float) -> float:
     """Return a matmul's time relative to the ideal of a very large one, at least 1.
 
     Tiles run in waves of `units`, of which the last may be nearly empty; the best tile size is
@@ -39,6 +41,6 @@ def waste(rows: int, columns: int, inner: int, units: int, fill: float) -> float
             rounds = (rounds + max(1.0, tiles * split / units)) / 2
             work = rounds * units * high * wide * (inner / split + fill) / rate
             best = min(best, work * (1 + 0.05 * (split > 1)))
-    lost = best / (rows * columns * inner)
+    overhead = best / (rows * columns * inner)
     aligned = all(size % ALIGNED == 0 for size in (rows, columns, inner))
-    return max(1.0, lost) * (1.0 if aligned else UNALIGNED)
+    return max(1.0, overhead) * (1.0 if aligned else UNALIGNED)

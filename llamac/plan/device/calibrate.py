@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.device.device import Device, DeviceError, Efficiency, Link, device_named
-from llamac.plan.device.link_probe import measured_link
+from llamac.plan.device.link_probe import measure_link
 from llamac.plan.device.stopwatch import seconds_per_run
 
 # rows, columns, elements of a sum: the linears of small and of large models
@@ -29,40 +29,41 @@ MATMULS = {
 # batch, heads, positions, width of a head
 ATTENTION = {"cpu": (4, 8, 512, 64), "cuda": (4, 32, 2048, 128)}
 ARCHITECTURES = {7: "volta", 8: "ampere", 9: "hopper"}
-"""By major compute capability; later ones count as Blackwell."""
+"""Architectures by major compute capability; later ones count as Blackwell."""
 STREAM = {"cpu": 2**26, "cuda": 2**29}  # bytes of a tensor too large for caches
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
-    """Measure this machine in less than a minute; return the device and remarks for its file.
+def calibrate(log: Log = lambda line: None) -> tuple[Device, list[str]]:
+    """Measure this machine in less than a minute.
 
-    say: receives progress messages.
+    Returns the device, and remarks on the measurement for its file. log: called with each line of
+    progress. Raises LinkError if two processes cannot communicate.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = replace(_blank(kind), calibrated=True)
     remarks = [f"Measured by llamac plan --calibrate with torch {torch.__version__}."]
     kernel = _kernel(kind)
-    say(f"a kernel: {kernel * 1e6:.1f} µs")
+    log(f"a kernel: {kernel * 1e6:.1f} µs")
     bandwidth, memory = _memory(kind, kernel)
-    say(f"memory: {bandwidth / 1e9:.1f} GB/s; of it a sum gets {100 * memory:.0f} %")
+    log(f"memory: {bandwidth / 1e9:.1f} GB/s; of it a sum gets {100 * memory:.0f} %")
     efficiency = replace(device.efficiency, kernel=kernel, memory=memory)
     device = replace(device, memory_bandwidth=bandwidth, efficiency=efficiency)
-    device = _with_matmuls(device, kind, say)
-    device = _with_attention(device, kind, say)
-    link, remark = measured_link(kind)
+    device = _with_matmuls(device, kind, log)
+    device = _with_attention(device, kind, log)
+    link, remark = measure_link(kind)
     if link is None:
         remarks.append("One GPU: its links could not be measured.")
     else:
-        say(f"{remark}: {link.bandwidth / 1e9:.2f} GB/s after {link.latency * 1e6:.0f} µs")
+        log(f"{remark}: {link.bandwidth / 1e9:.2f} GB/s after {link.latency * 1e6:.0f} µs")
         device = replace(device, link=link)
         remarks.append(f"link is {remark}; network could not be measured.")
     return device, remarks
 
 
 def device_toml(device: Device, remarks: list[str]) -> str:
-    """Return the text of a device file, as `load_device` reads it."""
+    """Return the text of a device file that `load_device` reads, with remarks as comments."""
     lines = [f"# {line}" for line in remarks]
     title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
     lines += [f'title = "{title}"', f'kind = "{device.kind}"']
@@ -83,7 +84,7 @@ def device_toml(device: Device, remarks: list[str]) -> str:
 
 
 def _blank(kind: str) -> Device:
-    """Return this machine as a device: what it reports, or the datasheet of a known GPU."""
+    """Return this machine as a device, from its datasheet if the GPU is known."""
     if kind == "cpu":
         network = Link(bandwidth=1.1e9, latency=100e-6)
         cores = torch.get_num_threads()
@@ -101,20 +102,20 @@ def _blank(kind: str) -> Device:
             network=network,
             efficiency=Efficiency(contention=0.0, narrow=0.0),  # measured as it is
         )
-    about = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(0)
     try:
-        known = device_named(about.name)
-        return replace(known, title=about.name, memory=about.total_memory)
+        datasheet = device_named(properties.name)
+        return replace(datasheet, title=properties.name, memory=properties.total_memory)
     except DeviceError:
         network = Link(bandwidth=21e9, latency=12e-6)
         return Device(
             name="gpu",
-            title=about.name,
+            title=properties.name,
             kind="gpu",
-            architecture=ARCHITECTURES.get(about.major, "blackwell"),
-            memory=about.total_memory,
+            architecture=ARCHITECTURES.get(properties.major, "blackwell"),
+            memory=properties.total_memory,
             memory_bandwidth=0.0,
-            units=about.multi_processor_count,
+            units=properties.multi_processor_count,
             gpus_per_node=torch.cuda.device_count(),
             peak={},
             link=network,
@@ -134,50 +135,54 @@ def _cpu_title() -> str:
 
 def _memory_limit() -> int:
     """Return the memory limit of this machine or container in bytes."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        given = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
     except OSError:
-        return whole
-    return min(whole, int(given)) if given.isdecimal() else whole
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
 def _kernel(kind: str) -> float:
-    one = torch.ones(1, device=kind)
-    return seconds_per_run(lambda: one.add_(1.0), kind)
+    x = torch.ones(1, device=kind)
+    return seconds_per_run(lambda: x.add_(1.0), kind)
 
 
 def _memory(kind: str, kernel: float) -> tuple[float, float]:
     """Return (bytes/s of a copy, relative bandwidth of adding two tensors)."""
     x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
-    copied = 2 * x.nbytes / _beyond(seconds_per_run(lambda: y.copy_(x), kind), kernel)
-    added = 3 * x.nbytes / _beyond(seconds_per_run(lambda: torch.add(x, y, out=z), kind), kernel)
+    copied = 2 * x.nbytes / _without_launch(seconds_per_run(lambda: y.copy_(x), kind), kernel)
+    added = (
+        3
+        * x.nbytes
+        / _without_launch(seconds_per_run(lambda: torch.add(x, y, out=z), kind), kernel)
+    )
     return copied, min(1.0, added / copied)
 
 
-def _beyond(seconds: float, kernel: float) -> float:
+def _without_launch(seconds: float, kernel: float) -> float:
     """Return an op's time minus its launch overhead, in seconds."""
     return max(seconds - kernel, 0.1 * seconds)
 
 
-def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
+def _with_matmuls(device: Device, kind: str, log: Log) -> Device:
     """Return the device with measured matmul rates.
 
     The peak is the datasheet's or the best rate measured; the efficiency is the typical rate.
     """
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    took = {}
+    times = {}
     for name, dtype in dtypes.items():
         for rows, columns, inner in MATMULS[kind]:
             a = torch.randn(rows, inner, device=kind, dtype=dtype)
             b = torch.randn(columns, inner, device=kind, dtype=dtype)
-            took[name, rows, columns, inner] = seconds_per_run(
+            times[name, rows, columns, inner] = seconds_per_run(
                 lambda a=a, b=b: F.linear(a, b), kind
             )
     best = {
         name: max(
             2 * rows * columns * inner / seconds
-            for (dtype, rows, columns, inner), seconds in took.items()
+            for (dtype, rows, columns, inner), seconds in times.items()
             if dtype == name
         )
         for name in dtypes
@@ -185,15 +190,17 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
     peak = dict(device.peak) or best
     ideal = replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=1.0, kernel=0))
     shares = {}
-    for (dtype, *shape), seconds in took.items():
+    for (dtype, *shape), seconds in times.items():
         clock = DeviceCost({}, {}, device=ideal, dtype=dtype, strides={})
-        shares[dtype, *shape] = clock.matmul(*shape) / _beyond(seconds, device.efficiency.kernel)
+        shares[dtype, *shape] = clock.matmul(*shape) / _without_launch(
+            seconds, device.efficiency.kernel
+        )
     typical = {
         name: statistics.median(share for key, share in shares.items() if key[0] == name)
         for name in dtypes
     }
     for name in dtypes:
-        say(
+        log(
             f"matmuls in {name}: up to {best[name] / 1e12:.3g} TFLOP/s, typically "
             f"{typical[name] * peak[name] / 1e12:.3g}"
         )
@@ -206,7 +213,7 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
     return replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=share))
 
 
-def _with_attention(device: Device, kind: str, say: Say) -> Device:
+def _with_attention(device: Device, kind: str, log: Log) -> Device:
     """Return the device with the measured efficiency of causal scaled_dot_product_attention.
 
     The efficiency is relative to the peak, with half of the scores counted.
@@ -228,8 +235,11 @@ def _with_attention(device: Device, kind: str, say: Say) -> Device:
     )
     product = 2 * batch * heads * length * length * width / 2  # one of them, its causal half
     peak, kernel = device.flops(name), device.efficiency.kernel
-    shares = [2 * product / _beyond(forward, kernel), 5 * product / _beyond(back, kernel)]
+    shares = [
+        2 * product / _without_launch(forward, kernel),
+        5 * product / _without_launch(back, kernel),
+    ]
     shares = [rate / peak for rate in shares]
-    say(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
+    log(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
     efficiency = replace(device.efficiency, attention=shares[0], attention_backward=shares[1])
     return replace(device, efficiency=efficiency)

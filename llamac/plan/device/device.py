@@ -1,4 +1,4 @@
-"""Devices that a run may be planned for: `devices/*.toml`, each figure with its source."""
+"""Devices that a run can be planned for: `devices/*.toml`, with the source of each figure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llamac.spec.validation.errors import join_options
 
 HERE = Path(__file__).parent.parent / "devices"
 KINDS = ("gpu", "cpu")
-MAYBE_NOTHING = ("latency", "hop", "tree_hop", "narrow", "fill", "kernel", "contention")
-MAYBE_NOTHING += ("matmul_newer",)
+MAY_BE_ZERO = ("latency", "hop", "tree_hop", "narrow", "fill", "kernel", "contention")
+MAY_BE_ZERO += ("matmul_newer",)
 
 
 class DeviceError(ValueError):
-    """An unknown device or an unreadable device file; the message lists the known ones."""
+    """A device is unknown, or its file is invalid. The message lists the known devices."""
 
     exit_code = 2
 
@@ -33,10 +33,10 @@ class Link:
 
     Attributes:
         bandwidth: Bytes per second that a rank sends in a large collective.
-        latency: Seconds of a collective however small.
-        hop: Seconds for each further rank of a ring; between nodes, for each further node.
-        tree: Share of the bandwidth that an all-reduce over a tree gets; tree_hop: seconds for
-            each level of the tree.
+        latency: Seconds of a collective of negligible size.
+        hop: Seconds per further rank of a ring; between nodes, per further node.
+        tree: Bandwidth of a tree all-reduce relative to a ring's.
+        tree_hop: Seconds per level of the tree.
     """
 
     bandwidth: float
@@ -50,17 +50,17 @@ class Link:
 class Efficiency:
     """Efficiencies of kernels, relative to a device's peak figures.
 
-    Attributes:
-        matmul, fp8, attention, attention_backward, memory: Share of the peak that large ones
-            sustain in training.
-        matmul_newer: As matmul, under cuBLAS 12.4 or later; 0: the same.
-        narrow: Power of 128 / head width by which attention slows down.
-        fill: Elements of a matmul's sum in which its pipeline fills.
-        kernel: Seconds that every kernel takes besides.
-        contention: Share of a transfer's time by which work beside it slows down.
+    The defaults are those of A100. They were fitted to published training runs, together with
+    Hopper's and the frameworks', by benchmarks/plan_fit.py.
 
-    The defaults are those of A100, fitted with Hopper's and the frameworks' to published training
-    runs by benchmarks/plan_fit.py.
+    Attributes:
+        matmul, fp8, attention, attention_backward, memory: Share of the peak that large kernels of
+            this type sustain in training.
+        matmul_newer: The same for matmuls of cuBLAS 12.4 or later; 0: equal to `matmul`.
+        narrow: Exponent of 128 / head_dim by which attention with narrow heads is slower.
+        fill: Elements of a matmul's inner dimension during which a tile's pipeline fills.
+        kernel: Seconds of overhead of every kernel.
+        contention: Share of a transfer's time by which overlapped work is slowed down.
     """
 
     matmul: float = 0.795
@@ -75,23 +75,28 @@ class Efficiency:
     matmul_newer: float = 0.0
 
     def matmul_of(self, newer_cublas: bool) -> float:
-        """Return the share of the peak that large matmuls sustain under a generation of cuBLAS."""
+        """Return the share of the peak that large matmuls sustain.
+
+        newer_cublas: with cuBLAS 12.4 or later.
+        """
         return self.matmul_newer or self.matmul if newer_cublas else self.matmul
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device that a run may be planned for.
+    """A device that a run can be planned for.
 
     Attributes:
-        kind: `gpu` or `cpu`; architecture: `ampere`, `hopper`, `cpu`, …
-        memory: Bytes that a process may take; memory_bandwidth: bytes per second.
-        units: Matmul tiles that run at once: multiprocessors, or cores.
+        name: Name in `hardware.gpu` and `--device`. title: Display name.
+        kind: `gpu` or `cpu`. architecture: `ampere`, `hopper`, `cpu`, …
+        memory: Bytes available to a process. memory_bandwidth: Bytes per second.
+        units: Matmul tiles that run in parallel: multiprocessors, or cores.
         peak: Dense FLOP/s by compute dtype.
-        link: Between the `gpus_per_node` devices of a node; network: between nodes, per device.
-        watts: Thermal design power; 0: not known.
+        link: Link between the `gpus_per_node` devices of a node.
+        network: Link between nodes, per device.
+        watts: Thermal design power; 0 if unknown.
         calibrated: Whether the figures were measured on the machine itself.
-        aliases: Patterns of what publications and drivers call it.
+        aliases: Regular expressions for its names in publications and drivers.
     """
 
     name: str
@@ -112,11 +117,12 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
+        """Return whether the device is a GPU."""
         return self.kind == "gpu"
 
     @property
     def has_async_matmuls(self) -> bool:
-        """Return whether it has Hopper's asynchronous matmuls, as newer attention kernels need."""
+        """Return whether it has asynchronous matmul instructions (Hopper and later)."""
         return self.architecture in ("hopper", "blackwell")
 
     @property
@@ -129,27 +135,30 @@ class Device:
 
     @property
     def flash1(self) -> float:
-        """Return the relative speed of FlashAttention 1 and its Triton form (Dao 2023, sec. 4)."""
+        """Return the relative speed of FlashAttention 1, also in Triton (Dao 2023, section 4)."""
         return 0.68 * self.flash2
 
     def flops(self, dtype: str) -> float:
-        """Return the peak FLOP/s of a compute dtype: bf16's for fp16, fp32's for unlisted ones."""
+        """Return the peak FLOP/s of a dtype; fp16 counts as bf16, an unlisted one as fp32."""
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
 
 
 def device_named(text: str) -> Device:
-    """Return the shipped device to which a name in a publication or driver refers.
+    """Return the shipped device that a name in a publication or driver refers to.
 
-    Raises DeviceError with the nearest name.
+    Raises DeviceError, which suggests the most similar name.
     """
-    return load_device(known_as(text) or text)
+    return load_device(find_alias(text) or text)
 
 
-def known_as(text: str) -> str | None:
-    """Return the shipped device with the longest alias that matches; None if no alias does."""
+def find_alias(text: str) -> str | None:
+    """Return the name of the shipped device whose alias matches a text; None if there is none.
+
+    Of several matching aliases the longest counts.
+    """
     words = text.lower()
-    found = [(len(alias), name) for alias, name in _aliases() if _means(alias, words)]
-    return max(found)[1] if found else None
+    matches = [(len(alias), name) for alias, name in _aliases() if _matches(alias, words)]
+    return max(matches)[1] if matches else None
 
 
 @lru_cache(maxsize=1)
@@ -158,16 +167,20 @@ def _aliases() -> tuple[tuple[str, str], ...]:
     return tuple((alias, name) for name in device_names() for alias in load_device(name).aliases)
 
 
-def _means(pattern: str, words: str) -> bool:
+def _matches(pattern: str, words: str) -> bool:
     return re.search(rf"(?:{pattern})(?!\d)", words) is not None  # an h1000 is no h100
 
 
 def device_names() -> list[str]:
+    """Return the names of the shipped devices."""
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
 def load_device(name: str) -> Device:
-    """Return a shipped device by name, or one of a file ending in .toml. Raises DeviceError."""
+    """Load a shipped device by name, or a device file by a path that ends in .toml.
+
+    Raises DeviceError if it does not exist or is invalid.
+    """
     path = Path(name) if name.endswith(".toml") else HERE / f"{name.lower()}.toml"
     if not path.is_file():
         close = difflib.get_close_matches(name.lower(), device_names(), n=1, cutoff=0.4)
@@ -182,20 +195,20 @@ def load_device(name: str) -> Device:
         raise DeviceError(f"{path} does not describe a device: {error}") from error
 
 
-def _device(name: str, given: dict[str, Any]) -> Device:
-    links = {key: Link(**_positive(given.pop(key))) for key in ("link", "network")}
-    peak = {dtype: float(flops) for dtype, flops in _positive(given.pop("peak")).items()}
+def _device(name: str, table: dict[str, Any]) -> Device:
+    links = {key: Link(**_positive(table.pop(key))) for key in ("link", "network")}
+    peak = {dtype: float(flops) for dtype, flops in _positive(table.pop("peak")).items()}
     for dtype in ("bf16", "fp32"):
         if dtype not in peak:
             raise ValueError(f"[peak] has no {dtype}")
-    efficiency = Efficiency(**_positive(given.pop("efficiency", {})))
-    kind, architecture = _word(given, "kind", KINDS), _word(given, "architecture", ())
-    aliases = tuple(map(str, given.pop("aliases", ())))
-    memory, title = parse_bytes(given.pop("memory")), str(given.pop("title"))
-    calibrated = given.pop("calibrated", False)
+    efficiency = Efficiency(**_positive(table.pop("efficiency", {})))
+    kind, architecture = _word(table, "kind", KINDS), _word(table, "architecture", ())
+    aliases = tuple(map(str, table.pop("aliases", ())))
+    memory, title = parse_bytes(table.pop("memory")), str(table.pop("title"))
+    calibrated = table.pop("calibrated", False)
     if not isinstance(calibrated, bool):
         raise ValueError(f"calibrated = {calibrated!r} must be true or false")
-    rest = {"memory": memory, **_positive(given)}
+    rest = {"memory": memory, **_positive(table)}
     return Device(
         name,
         title,
@@ -210,8 +223,8 @@ def _device(name: str, given: dict[str, Any]) -> Device:
     )
 
 
-def _word(given: dict[str, Any], key: str, allowed: Sequence[str]) -> str:
-    value = given.pop(key)
+def _word(table: dict[str, Any], key: str, allowed: Sequence[str]) -> str:
+    value = table.pop(key)
     if not isinstance(value, str) or not value or (allowed and value not in allowed):
         raise ValueError(
             f"{key} = {value!r} must be {join_options(allowed) if allowed else 'a word'}"
@@ -219,13 +232,13 @@ def _word(given: dict[str, Any], key: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def _positive(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _positive(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check that every value is a finite number above 0, or 0 where that is allowed.
 
     Raises ValueError.
     """
-    for key, value in given.items():
+    for key, value in table.items():
         number = isinstance(value, int | float) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and key not in MAYBE_NOTHING):
+        if not number or value < 0 or (value == 0 and key not in MAY_BE_ZERO):
             raise ValueError(f"{key} = {value!r} must be a number above 0")
-    return given
+    return table

@@ -21,15 +21,16 @@ HOP = 2e-6  # latency per further rank, which two processes cannot measure
 
 
 class LinkError(RuntimeError):
-    """Two processes could not communicate; the message says why."""
+    """Two processes could not communicate. The message has the reason."""
 
     exit_code = 1
 
 
-def measured_link(kind: str) -> tuple[Link | None, str]:
-    """Measure all-reduces between two processes (gloo or NCCL); return the link and its name.
+def measure_link(kind: str) -> tuple[Link | None, str]:
+    """Measure all-reduces between two processes (gloo on CPUs, NCCL on GPUs).
 
-    The link is None on a single GPU. Raises LinkError.
+    Returns the link, or None if there is one GPU only, and a description of the measurement.
+    kind: "cpu" or "cuda". Raises LinkError.
     """
     if kind == "cuda" and torch.cuda.device_count() < 2:
         return None, ""
@@ -55,10 +56,10 @@ def _rank(rank: int, backend: str, scratch: str) -> None:
     torch.set_num_threads(1)
     kind = "cuda" if backend == "nccl" else "cpu"
     store = FileStore(f"{scratch}/store", 2)
-    found = []
+    seconds = []
     with process_group(backend, store, rank, size=2):
         for size in (SMALL, LARGE):
             x = torch.zeros(size, device=f"cuda:{rank}" if kind == "cuda" else "cpu")
-            found.append(seconds_per_run(lambda x=x: dist.all_reduce(x), kind, TURNS))
+            seconds.append(seconds_per_run(lambda x=x: dist.all_reduce(x), kind, TURNS))
     if rank == 0:
-        (Path(scratch) / "seconds").write_text(json.dumps(found), encoding="ascii")
+        (Path(scratch) / "seconds").write_text(json.dumps(seconds), encoding="ascii")

@@ -1,4 +1,4 @@
-"""Time a piece of work on this machine."""
+"""Time a function on this machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-ROUNDS = 5  # of which the best counts
-LEAST = 0.03  # seconds of a round
+ROUNDS = 5  # the best one counts
+MIN_SECONDS = 0.03  # minimum duration of a round
 
 
 def seconds_per_run(run: Callable[[], object], kind: str, count: int = 0) -> float:
-    """Return seconds per run: the best of rounds of `count` runs; 0 chooses the count."""
+    """Return the seconds per call of `run`, the best of several rounds.
+
+    kind: "cpu" or "cuda". count: calls per round; 0 chooses enough of them.
+    """
 
     def wait() -> None:
         if kind == "cuda":
@@ -27,5 +30,5 @@ def seconds_per_run(run: Callable[[], object], kind: str, count: int = 0) -> flo
 
     run()
     wait()
-    count = count or max(1, int(LEAST / max(round_of(1), 1e-7)))
+    count = count or max(1, int(MIN_SECONDS / max(round_of(1), 1e-7)))
     return min(round_of(count) for _ in range(ROUNDS))

@@ -1,4 +1,4 @@
-"""Rules that read a published row's framework: kernels, checkpointing, shared state."""
+"""Rules that derive kernels, checkpointing and state sharding from a published row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llamac.plan.cost.framework import (
     ScoreTraffic,
 )
 from llamac.plan.device.device import Device
-from llamac.plan.published.rows import EMPTY, Row, count, flag, says, text
+from llamac.plan.published.rows import EMPTY, Row, count, flag, mentions, text
 
 ALEPH_ALPHA = (r"aleph", r"\baa.?scaling", r"^scaling\b", "hagemann")
 NANOTRON = ("nanotron", "ultrascale")
@@ -53,23 +53,25 @@ NO_FUSED_NORM = r"\b(no|without|w/o|non|not)[ _-]*(a[ _-]*)?(fused[ _-]*)?rms|un
 MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=16.0)
 
 ROWWISE = 0.524
-"""Speed of matmuls scaled by rows in fp8, relative to its rate: little more than bf16's
+"""Speed of row-wise scaled fp8 matmuls relative to fp8's rate: little more than bf16's
 (torchtitan)."""
 
 
 def framework_of(row: Row, device: Device) -> str:
-    """Return the key of `FRAMEWORKS` that a row's framework runs like."""
-    given, named = text(row, "framework", "notes"), text(row, "framework")
-    if says(named, *ALEPH_ALPHA) or says(text(row, "source"), "aleph", "hagemann", "2311.05610"):
+    """Return the key of `FRAMEWORKS` that describes a row's framework best."""
+    words, framework = text(row, "framework", "notes"), text(row, "framework")
+    if mentions(framework, *ALEPH_ALPHA) or mentions(
+        text(row, "source"), "aleph", "hagemann", "2311.05610"
+    ):
         return "aleph-alpha"
-    if says(named, *NANOTRON):
+    if mentions(framework, *NANOTRON):
         return "nanotron"
-    if says(given, *MEGATRON):
-        later = says(given, *CORE) or device.has_async_matmuls
-        return "megatron-core" if later and not materialises_scores(row) else "megatron"
-    if says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
+    if mentions(words, *MEGATRON):
+        is_core = mentions(words, *CORE) or device.has_async_matmuls
+        return "megatron-core" if is_core and not materialises_scores(row) else "megatron"
+    if mentions(words, *COMPILED) and not mentions(words, r"\beager\b", "no.compile"):
         return "compiled"
-    if not says(given, *EAGER) and sharding_of(row) == "zero1" and _splits_model(row):
+    if not mentions(words, *EAGER) and sharding_of(row) == "zero1" and _splits_model(row):
         return "aleph-alpha"  # as ZeRO-1 over tensor and pipeline parallelism is written by hand
     return "eager"
 
@@ -79,41 +81,44 @@ def _splits_model(row: Row) -> bool:
 
 
 def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
-    """Return the profile of a row's framework. llama: RMSNorm and rotary positions."""
-    given, name = text(row, "framework", "notes"), framework_of(row, device)
+    """Return the profile of a row's framework.
+
+    llama: whether the model has RMSNorm and rotary positions.
+    """
+    words, name = text(row, "framework", "notes"), framework_of(row, device)
     profile = FRAMEWORKS[name]
-    if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
+    if mentions(words, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
         profile = replace(profile, hides=profile.hides_async)
     profile = _overlap(row, name, profile)
     if name in ("eager", "compiled") and sharding_of(row) == "none":  # DistributedDataParallel
         profile = replace(profile, bucket_bytes=DDP_BUCKET)
     # llm-foundry's pure precision and NeMo's `grad_sync_dtype` reduce gradients in bf16.
-    if says(text(row, "dp_sharding"), "pure") or says(text(row, "framework"), "nemo"):
+    if mentions(text(row, "dp_sharding"), "pure") or mentions(text(row, "framework"), "nemo"):
         profile = replace(profile, wire_bytes=2)
-    if says(given, "foundry", "composer"):
+    if mentions(words, "foundry", "composer"):
         profile = replace(profile, logit_bytes=4.0)  # its fused loss works in place
-    if name == "eager" and says(text(row, "dtype"), "amp", "autocast"):
+    if name == "eager" and mentions(text(row, "dtype"), "amp", "autocast"):
         profile = replace(profile, traffic=AUTOCAST_TRAFFIC)
     if "rowwise" in text(row, "dtype"):
         profile = replace(profile, fp8=ROWWISE)
     if llama and name in ("eager", "megatron", "aleph-alpha", "nanotron"):
         profile = replace(profile, rope=OP_BY_OP_ROPE)
         if not fused_norm(row) and name != "nanotron":  # whose norm is FlashAttention's kernel
-            profile = replace(profile, norm=OP_BY_OP_RMS_NORM, norm_kept=8.0)
+            profile = replace(profile, norm=OP_BY_OP_RMS_NORM, norm_saved_bytes=8.0)
     scores = scores_of(row, llama)
     return replace(profile, scores=scores, attention=_attention_speed(row, device, name))
 
 
 def _overlap(row: Row, name: str, profile: FrameworkProfile) -> FrameworkProfile:
-    """Return the profile with what of data-parallel traffic a row says to be under other work.
+    """Return the profile with the overlap of data-parallel traffic that a row states.
 
-    ZeRO-1 and 2 that do not say so reduce and gather at the end of a step, except for Megatron
-    Core's distributed optimizer, and nanotron, which reduces as DistributedDataParallel does.
+    Otherwise ZeRO-1 and 2 reduce and gather at the end of a step, except for Megatron Core's
+    distributed optimizer and nanotron, which reduces as DistributedDataParallel does.
     """
     sharding = text(row, "dp_sharding")
-    if says(sharding, "non.overlapped", "no overlap"):
+    if mentions(sharding, "non.overlapped", "no overlap"):
         return replace(profile, overlapped=False, gathers_ahead=False)
-    if says(sharding + text(row, "framework", "notes"), "overlap"):
+    if mentions(sharding + text(row, "framework", "notes"), "overlap"):
         return replace(profile, overlapped=True, gathers_ahead=True)
     if sharding_of(row) in ("zero1", "zero2") and name not in ("megatron-core", "nanotron"):
         return replace(profile, overlapped=False)
@@ -122,15 +127,15 @@ def _overlap(row: Row, name: str, profile: FrameworkProfile) -> FrameworkProfile
 
 def _attention_speed(row: Row, device: Device, name: str) -> float:
     kernel = _attention_kernel(row)
-    if says(kernel, *LATEST_FLASH) or (name == "megatron-core" and not says(kernel, "2")):
+    if mentions(kernel, *LATEST_FLASH) or (name == "megatron-core" and not mentions(kernel, "2")):
         return 1.0
-    return device.flash1 if says(kernel, *FIRST_FLASH) else device.flash2
+    return device.flash1 if mentions(kernel, *FIRST_FLASH) else device.flash2
 
 
 def fused_norm(row: Row) -> bool:
-    """Return whether a fused RMSNorm kernel is named."""
-    given = text(row, "attn_kernel", "notes", "framework")
-    return says(given, FUSED_NORM) and not says(given, NO_FUSED_NORM)
+    """Return whether a row names a fused RMSNorm kernel."""
+    words = text(row, "attn_kernel", "notes", "framework")
+    return mentions(words, FUSED_NORM) and not mentions(words, NO_FUSED_NORM)
 
 
 def _attention_kernel(row: Row) -> str:
@@ -140,24 +145,24 @@ def _attention_kernel(row: Row) -> str:
 
 
 def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
-    """Return the traffic of attention scores; None if they are never materialised."""
+    """Return the traffic of a row's attention scores; None if they are not materialised."""
     if not materialises_scores(row):
         return None
-    kernel, megatron = _attention_kernel(row), says(text(row, "framework"), *MEGATRON)
+    kernel, megatron = _attention_kernel(row), mentions(text(row, "framework"), *MEGATRON)
     if megatron and not llama:
         return MEGATRON_SCORES
-    fused = says(kernel, *FUSED_SCORES) or (megatron and not says(kernel, *TORCH_SCORES))
+    fused = mentions(kernel, *FUSED_SCORES) or (megatron and not mentions(kernel, *TORCH_SCORES))
     return FUSED_SOFTMAX if fused else TORCH_SOFTMAX
 
 
 def materialises_scores(row: Row) -> bool:
-    """Return whether attention materialises its scores, as before FlashAttention or on V100s."""
+    """Return whether a row's attention materialises its scores, as before FlashAttention."""
     kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
-        return says(text(row, "gpu"), "v100") or says(framework, "megatron.*(v2|20)")
-    if kernel == "fused" and says(framework, *CORE):
+        return mentions(text(row, "gpu"), "v100") or mentions(framework, "megatron.*(v2|20)")
+    if kernel == "fused" and mentions(framework, *CORE):
         return False  # cuDNN's fused attention
-    return says(kernel, *FUSED_SCORES, *TORCH_SCORES)
+    return mentions(kernel, *FUSED_SCORES, *TORCH_SCORES)
 
 
 NO = ("0", "n")
@@ -173,86 +178,88 @@ class Checkpointing:
 
     Attributes:
         policy: Checkpointing policy of layers that are not fully checkpointed.
-        core: Attention is recomputed in the backward pass.
-        parts, of: `parts` out of every `of` layers are fully checkpointed; of = 0: out of the
+        core: Whether core attention is recomputed in the backward pass.
+        parts, out_of: `parts` of every `out_of` layers are fully checkpointed; out_of = 0: of the
             layers of a pipeline rank.
-        understood: The column was read; otherwise no checkpointing is assumed.
+        understood: Whether the column was understood; otherwise no checkpointing is assumed.
     """
 
     policy: str = "none"
     core: bool = False
     parts: int = 0
-    of: int = 1
+    out_of: int = 1
     understood: bool = True
 
     def share(self, layers: float) -> float:
-        """Return the share of fully checkpointed layers. layers: layers of a pipeline rank."""
-        return min(1.0, self.parts / (self.of or layers))
+        """Return the fraction of fully checkpointed layers. layers: layers of a pipeline rank."""
+        return min(1.0, self.parts / (self.out_of or layers))
 
 
 def checkpointing(row: Row) -> Checkpointing:
+    """Return the activation checkpointing of a row."""
     return _checkpointing(text(row, "act_ckpt"), text(row, "framework"))
 
 
 @lru_cache(maxsize=1024)
-def _checkpointing(given: str, framework: str) -> Checkpointing:
-    if given in EMPTY or given in NO or says(given, NOT):
+def _checkpointing(column: str, framework: str) -> Checkpointing:
+    if column in EMPTY or column in NO or mentions(column, NOT):
         return Checkpointing()
-    if of := re.search(r"(\d+)\s*(?:of|/)\s*(\d+)", given):
-        return Checkpointing(parts=int(of[1]), of=max(1, int(of[2])))
-    found = re.search(r"(\d+)", given)
-    if says(given, "every", "layer") and says(given, "selective", "every") and found:
-        return Checkpointing(parts=1, of=int(found[1]))
-    if says(given, "block", "layers") and not says(given, "uniform") and found:
-        return Checkpointing(parts=int(found[1]), of=0)
-    if percent := re.search(r"(\d+)\s*%", given):
-        return Checkpointing(parts=int(percent[1]), of=100)
-    if says(given, "core", "attn", "attention"):
+    if fraction := re.search(r"(\d+)\s*(?:of|/)\s*(\d+)", column):
+        return Checkpointing(parts=int(fraction[1]), out_of=max(1, int(fraction[2])))
+    number = re.search(r"(\d+)", column)
+    if mentions(column, "every", "layer") and mentions(column, "selective", "every") and number:
+        return Checkpointing(parts=1, out_of=int(number[1]))
+    if mentions(column, "block", "layers") and not mentions(column, "uniform") and number:
+        return Checkpointing(parts=int(number[1]), out_of=0)
+    if percent := re.search(r"(\d+)\s*%", column):
+        return Checkpointing(parts=int(percent[1]), out_of=100)
+    if mentions(column, "core", "attn", "attention"):
         return Checkpointing(core=True)
-    if says(given, "select", r"\bop\b", "sac", "partial"):
-        if says(framework, *MEGATRON):
+    if mentions(column, "select", r"\bop\b", "sac", "partial"):
+        if mentions(framework, *MEGATRON):
             return Checkpointing(core=True)
         if "titan" in framework:
             # Every other matmul's output: of LLaMA's seven, 3/8 of the arithmetic again.
-            return Checkpointing("selective", parts=3, of=8)
+            return Checkpointing("selective", parts=3, out_of=8)
         return Checkpointing("selective")
-    if says(given, *FULL):
+    if mentions(column, *FULL):
         return Checkpointing(parts=1)
     return Checkpointing(understood=False)
 
 
-def gathers_again(row: Row) -> bool:
-    """Return whether the backward gathers sequence-parallel inputs of linear layers again.
+def regathers_inputs(row: Row) -> bool:
+    """Return whether the backward pass gathers sequence-parallel inputs of linear layers again.
 
-    Megatron does so; nanotron keeps them.
+    Megatron does; nanotron saves the gathered inputs.
     """
-    return says(text(row, "framework"), *MEGATRON)
+    return mentions(text(row, "framework"), *MEGATRON)
 
 
 def splits_positions(row: Row, name: str, llama: bool) -> bool:
-    """Return whether tensor-parallel ranks split positions, where the row does not say.
+    """Return whether a framework uses sequence parallelism if the row does not say.
 
-    name: key of `FRAMEWORKS`. llama: RMSNorm and rotary positions.
+    name: key of `FRAMEWORKS`. llama: whether the model has RMSNorm and rotary positions.
     """
     if name == "aleph-alpha":  # `sequence_parallel` is off unless asked for
         return False
     framework = text(row, "framework")
-    return llama or says(framework, *CORE) or not says(framework, *MEGATRON)
+    return llama or mentions(framework, *CORE) or not mentions(framework, *MEGATRON)
 
 
 def sharding_of(row: Row) -> Sharding:
-    given = re.sub(r"[-_ ]", "", text(row, "dp_sharding"))
-    if says(given, "fullshard", "fsdp", "zero(stage)?3", "stage3", "hybrid", "hsdp"):
+    """Return how a row shards state over data-parallel ranks."""
+    column = re.sub(r"[-_ ]", "", text(row, "dp_sharding"))
+    if mentions(column, "fullshard", "fsdp", "zero(stage)?3", "stage3", "hybrid", "hsdp"):
         return "zero3"
-    if says(given, "shardgradop", "zero(stage)?2", "stage2"):
+    if mentions(column, "shardgradop", "zero(stage)?2", "stage2"):
         return "zero2"
-    if says(given, "zero(stage)?1", "stage1", "distopt", "distributedopt", "optimizer"):
+    if mentions(column, "zero(stage)?1", "stage1", "distopt", "distributedopt", "optimizer"):
         return "zero1"
-    if not given:
+    if not column:
         framework = text(row, "framework")
         if "fsdp" in framework or "titan" in framework:
             return "zero3"
-        if says(framework, *CORE):
+        if mentions(framework, *CORE):
             return "zero1"
     return "none"
 
@@ -263,25 +270,25 @@ KNOWN_MLPS = ("gelu", "relu", "silu", "glu", "gated", "standard", "mlp")
 
 
 def unread_values(row: Row, device: Device) -> Iterator[tuple[str, str, str]]:
-    """Yield (column, value, assumption made instead) for each value that is not understood."""
+    """Yield (column, value, assumption made instead) for each value that no rule understands."""
     kernel, mlp = _attention_kernel(row), text(row, "mlp")
     known = (*FLASH, *LATEST_FLASH, *FUSED_SCORES, *TORCH_SCORES)
-    if kernel not in EMPTY and not says(kernel, *known):
+    if kernel not in EMPTY and not mentions(kernel, *known):
         yield "attn_kernel", text(row, "attn_kernel"), "FlashAttention"
     if not checkpointing(row).understood:
         yield "act_ckpt", text(row, "act_ckpt"), "none"
     sharding = text(row, "dp_sharding")
     plain = sharding in EMPTY or re.match(r"(none|no|0)\b", sharding)
-    if not plain and not says(sharding, *KNOWN_SHARDING):
+    if not plain and not mentions(sharding, *KNOWN_SHARDING):
         yield "dp_sharding", sharding, "none"
     framework = text(row, "framework")
     families = (*ALEPH_ALPHA, *NANOTRON, *COMPILED, *MEGATRON, *EAGER)
-    if framework not in EMPTY and not says(framework, *families):
+    if framework not in EMPTY and not mentions(framework, *families):
         yield "framework", framework, f"the profile {framework_of(row, device)!r}"
     if text(row, "sp") not in EMPTY and flag(row, "sp") is None:
         yield "sp", text(row, "sp"), "the framework's default"
-    if mlp not in EMPTY and not says(mlp, *KNOWN_MLPS):
+    if mlp not in EMPTY and not mentions(mlp, *KNOWN_MLPS):
         yield "mlp", mlp, "no gate"
     dtype = text(row, "dtype")
-    if dtype not in EMPTY and not says(dtype, *KNOWN_DTYPES):
+    if dtype not in EMPTY and not mentions(dtype, *KNOWN_DTYPES):
         yield "dtype", dtype, "bf16"

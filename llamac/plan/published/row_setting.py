@@ -1,7 +1,7 @@
-"""Read a row of published measurements as a `Setting`: another framework's run in our terms.
+"""Convert a row of published measurements to a `Setting` and its Program.
 
-The columns are those of `benchmarks/plan_accuracy.py`'s table: the model, the machine, the layout.
-An empty column takes the framework's default.
+The columns are those of `benchmarks/plan_accuracy.py`'s table: model, machine and layout. An empty
+column takes the framework's default.
 """
 
 from __future__ import annotations
@@ -17,33 +17,43 @@ from llamac.plan.published.framework_rules import (
     NANOTRON,
     checkpointing,
     framework_of,
-    gathers_again,
     materialises_scores,
     profile_of,
+    regathers_inputs,
     sharding_of,
     splits_positions,
     unread_values,
 )
-from llamac.plan.published.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
+from llamac.plan.published.rows import (
+    EMPTY,
+    Row,
+    RowError,
+    count,
+    flag,
+    mentions,
+    number,
+    required_count,
+    text,
+)
 from llamac.plan.search.graph_cache import block_program, with_layout
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
 
 WIRE = 0.85  # fraction of a network port's nominal rate that a large transfer reaches
-BEYOND = {
+UNSUPPORTED = {
     r"moe|mixtral|mixture.of.experts|\d+x\d+b|switch|deepseek": "mixtures of experts",
     r"\bt5|bert|vit\b|encoder|mamba|\bssm|rwkv|diffusion": "models other than decoders",
     r"offload|infinity": "state kept off the GPU",
     r"\blora|qlora|peft": "adapters",
 }
-"""Words in columns for features that no spec can express."""
+"""Features that no spec can express, by the words that name them in columns."""
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A row as a setting and its Program.
+    """Setting of a published row, and its compiled Program.
 
-    unread: (column, value, what is assumed instead) for each value that is not understood.
+    unread: (column, value, assumption made instead) for each value that is not understood.
     """
 
     setting: Setting
@@ -52,11 +62,11 @@ class PublishedRun:
 
 
 def published_run(row: Row) -> PublishedRun:
-    """Return the setting and Program that a row describes. Raises RowError."""
-    given = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
-    for words, what in BEYOND.items():
-        if says(given, words):
-            raise RowError(f"{what} are beyond what a spec can say")
+    """Return the run that a row describes. Raises RowError if a spec cannot express it."""
+    words_in_row = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
+    for pattern, feature in UNSUPPORTED.items():
+        if mentions(words_in_row, pattern):
+            raise RowError(f"{feature} are beyond what a spec can say")
     try:
         device = _device(row)
         layout = _layout(row)
@@ -74,7 +84,7 @@ def published_run(row: Row) -> PublishedRun:
         device,
         profile,
         sharding=sharding_of(row),
-        fp8=says(dtype, "fp8", "fp4"),
+        fp8=mentions(dtype, "fp8", "fp4"),
         recomputes_attention=checkpointing(row).core and materialises_scores(row),
         micro_batches=layout.micro_batches,
     )
@@ -88,16 +98,18 @@ def _program(setting: Setting, row: Row) -> Program:
     """Return a row's Program, whose layers use one checkpointing policy or a mix of two."""
     spec, fused = setting.spec, setting.profile.fused
     layers, stages = spec.model.n_layers, layers_of_stages(spec, setting.profile.stages)
-    kept = checkpointing(row)
-    share = kept.share(layers / spec.parallel.pipeline)
-    policy = "regather" if kept.policy == "none" and gathers_again(row) else kept.policy
+    checkpoint = checkpointing(row)
+    share = checkpoint.share(layers / spec.parallel.pipeline)
+    policy = (
+        "regather" if checkpoint.policy == "none" and regathers_inputs(row) else checkpoint.policy
+    )
     if share in (0.0, 1.0):
         policy = policy if share == 0 else "full"
         return with_layout(block_program(spec, policy, fused), spec, stages)
-    plain, full = (block_program(spec, one, fused) for one in (policy, "full"))
+    plain, full = (block_program(spec, policy_name, fused) for policy_name in (policy, "full"))
     region = replace(full.regions["block"], name="block_full")
-    turns = [int((n + 1) * share) > int(n * share) for n in range(layers)]
-    names = ["block_full" if turn else "block" for turn in turns]
+    is_full = [int((n + 1) * share) > int(n * share) for n in range(layers)]
+    names = ["block_full" if full_layer else "block" for full_layer in is_full]
     return with_layout(plain, spec, stages, names, [region])
 
 
@@ -105,38 +117,41 @@ def layers_of_stages(spec: Spec, split: StageSplit) -> list[int]:
     """Return the number of layers of each pipeline stage, at least 1."""
     layers, parts = spec.model.n_layers, spec.parallel.stages
     if split == "cost":
-        found = _by_cost(spec)
+        counts = _by_cost(spec)
     else:
         ends = split == "modules" and parts > 1
         modules = layers + (3 if ends else 0)  # embedding, final norm and head
-        found = [modules // parts + (stage < modules % parts) for stage in range(parts)]
+        counts = [modules // parts + (stage < modules % parts) for stage in range(parts)]
         if ends:
-            found[0] -= 1
-            found[-1] -= 2
-    while min(found) < 1:
-        found[found.index(max(found))] -= 1
-        found[found.index(min(found))] += 1
-    return found
+            counts[0] -= 1
+            counts[-1] -= 2
+    while min(counts) < 1:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(min(counts))] += 1
+    return counts
 
 
 def _by_cost(spec: Spec) -> list[int]:
     """Return the layers of each stage by nanotron's rule (`build_model` in its models/base.py).
 
-    A stage ends after the module that passes its share of the weights of layers and head.
+    A stage ends after the module with which the weights of layers and head exceed its share.
     """
     model, parts = spec.model, spec.parallel.stages
     layer = 4 * model.dim * model.dim + (3 if model.gated else 2) * model.dim * model.ffn_dim
-    whole = model.n_layers * layer + model.vocab_size * model.dim
-    found, stage = [0] * parts, 0
+    total = model.n_layers * layer + model.vocab_size * model.dim
+    counts, stage = [0] * parts, 0
     for layers in range(1, model.n_layers + 1):
-        found[stage] += 1
-        stage = min(parts - 1, stage + (layers * layer > whole * (stage + 1) / parts))
-    return found
+        counts[stage] += 1
+        stage = min(parts - 1, stage + (layers * layer > total * (stage + 1) / parts))
+    return counts
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Parallel degrees of a row, and micro-batches per rank."""
+    """Parallel degrees of a row.
+
+    micro: sequences per micro-batch. micro_batches: per data-parallel rank and step.
+    """
 
     tp: int
     pp: int
@@ -173,7 +188,7 @@ def _micro_batches(row: Row, pp: int, data: int) -> tuple[int, int]:
     if micro is None:
         micro = max(1, (total or data) // (data * (times or 1)))
         if times is None and total is not None:
-            micro, times = _parted(micro, needed(row, "seq_len"))
+            micro, times = _default_micro_batch(micro, required_count(row, "seq_len"))
     times = times or (4 * pp if pp > 1 else 1)
     if pp > 1 and times == 1 and micro >= pp:
         # torchtitan's batch of a rank, which the schedule cuts into as many parts as stages.
@@ -182,16 +197,16 @@ def _micro_batches(row: Row, pp: int, data: int) -> tuple[int, int]:
 
 
 def _sequences(row: Row) -> int | None:
-    """Return the sequences of a step."""
+    """Return the sequences per step, or None if the row does not give them."""
     tokens, length = number(row, "gbs_tokens"), number(row, "seq_len")
-    whole = round(tokens / length) if tokens and length else None
-    return count(row, "gbs_seqs") or whole
+    sequences = round(tokens / length) if tokens and length else None
+    return count(row, "gbs_seqs") or sequences
 
 
-def _parted(sequences: int, length: int, tokens: int = 8192) -> tuple[int, int]:
+def _default_micro_batch(sequences: int, length: int, tokens: int = 8192) -> tuple[int, int]:
     """Return a default (micro-batch size, count) for a rank's sequences."""
-    most = max(1, tokens // length)
-    micro = max(n for n in range(1, min(most, sequences) + 1) if sequences % n == 0)
+    largest = max(1, tokens // length)
+    micro = max(n for n in range(1, min(largest, sequences) + 1) if sequences % n == 0)
     return micro, sequences // micro
 
 
@@ -222,14 +237,18 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
     shape = decoder_of(row)
     llama = shape.llama
     sharded = sharding_of(row) == "zero3"
-    given = flag(row, "sp")
-    splits = splits_positions(row, framework_of(row, device), llama) if given is None else given
+    sequence_parallel = flag(row, "sp")
+    splits = (
+        splits_positions(row, framework_of(row, device), llama)
+        if sequence_parallel is None
+        else sequence_parallel
+    )
     tied = shape.tied and layout.pp == 1  # a pipeline's last stage has a copy of its own
     # A schedule of ours wants a micro-batch for every stage at least; `Setting` has the row's.
     times = max(layout.micro_batches, layout.pp)
     times += -times % layout.pp if layout.vpp > 1 else 0
     dtype = text(row, "dtype")
-    return _revised(
+    return _replace_cached(
         (
             ("model.dim", shape.dim),
             ("model.n_layers", shape.layers),
@@ -243,7 +262,7 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
             ("model.position", "rope" if llama else "learned"),
             ("model.bias", shape.bias),
             ("model.tied_embeddings", tied),
-            ("batch.sequence_length", needed(row, "seq_len")),
+            ("batch.sequence_length", required_count(row, "seq_len")),
             ("batch.micro_batch", layout.micro),
             ("batch.sequences", layout.micro * times * layout.data),
             ("parallel.tensor", layout.tp),
@@ -253,7 +272,10 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
             ("parallel.pipeline_virtual", layout.vpp),
             ("parallel.data_shard", layout.data if sharded else 1),
             ("parallel.data_replicate", 1 if sharded else layout.data),
-            ("precision.compute", "fp32" if says(dtype, "^fp32", "tf32", "float32") else "bf16"),
+            (
+                "precision.compute",
+                "fp32" if mentions(dtype, "^fp32", "tf32", "float32") else "bf16",
+            ),
             ("recompute.policy", "none"),
             ("kernels.attention", "math" if materialises_scores(row) else "sdpa"),
             ("kernels.loss_chunk", 2**30),
@@ -262,7 +284,7 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
 
 
 @lru_cache(maxsize=4096)
-def _revised(changes: tuple[tuple[str, object], ...]) -> Spec:
+def _replace_cached(changes: tuple[tuple[str, object], ...]) -> Spec:
     return _base().replace(dict(changes))
 
 
@@ -273,10 +295,10 @@ def _device(row: Row) -> Device:
     if text(row, "gpu") in EMPTY:
         raise RowError("column gpu is empty")
     # Hugging Face's cluster, on which nanotron was measured, has EFA between its nodes.
-    efa = " efa" if says(text(row, "framework"), *NANOTRON) else ""
+    efa = " efa" if mentions(text(row, "framework"), *NANOTRON) else ""
     device = device_named(text(row, "gpu") + efa)
-    if given := count(row, "gpus_per_node"):
-        device = replace(device, gpus_per_node=given)
+    if per_node := count(row, "gpus_per_node"):
+        device = replace(device, gpus_per_node=per_node)
     if rate := number(row, "internode_bw_gbps_per_gpu"):
         network = replace(device.network, bandwidth=rate * 1e9 / 8 * WIRE)
         device = replace(device, network=network)

@@ -1,9 +1,9 @@
 """Predictions for a table of published runs: `python -m llamac.plan.score FILE.csv [-o OUT.csv]`.
 
-The table's columns are those that `llamac.plan.published.row_setting` reads; others are kept.
-Three are added: `predicted_tok_s_gpu`, `predicted_peak_bytes`, `predicted_fits` (1 or 0). A row
-that cannot be expressed gets none of them, and its reason goes to stderr, as do values that are not
-understood, each with the number of its rows.
+The table's columns are those that `llamac.plan.published.row_setting` reads; others are preserved.
+Three are added: `predicted_tok_s_gpu`, `predicted_peak_bytes` and `predicted_fits` (1 or 0). They
+are empty for a row that cannot be expressed; the reason is printed to stderr, as are values that
+are not understood, with their numbers of rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llamac.passes.analysis.peak_memory import CONTEXT
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.row_setting import PublishedRun, published_run
-from llamac.plan.published.rows import Row, RowError, says, text
+from llamac.plan.published.rows import Row, RowError, mentions, text
 from llamac.spec import SpecError
 
 ADDED = ("predicted_tok_s_gpu", "predicted_peak_bytes", "predicted_fits")
@@ -38,16 +38,16 @@ COLUMNS = frozenset((
     "hfu_pct", "tflops_gpu", "mfu_convention", "peak_mem", "mem_kind", "notes",
 ))
 # fmt: on
-"""Columns that are read, or that hold what was measured."""
+"""Columns that are read, and columns of measurements."""
 
 
 def predict_row(row: Row) -> Prediction:
-    """Predict a row's run. Raises RowError."""
+    """Predict the run of a row. Raises RowError if a spec cannot express it."""
     return predict_run(published_run(row))
 
 
 def predict_run(run: PublishedRun) -> Prediction:
-    """Predict a run that was read from a row. Raises RowError."""
+    """Predict a run that was read from a row. Raises RowError if its layout is impossible."""
     try:
         return predict(run.setting, run.program)
     except (SpecError, ZeroDivisionError, OverflowError) as error:
@@ -55,38 +55,38 @@ def predict_run(run: PublishedRun) -> Prediction:
 
 
 def comparable_peak(row: Row, prediction: Prediction) -> float:
-    """Return the predicted peak memory, counted as the row's was measured.
+    """Return the predicted peak memory in bytes, by the definition of the row's measurement.
 
-    Bytes reserved by torch exclude the CUDA context; bytes allocated exclude the allocator's losses
-    as well.
+    Bytes reserved by torch exclude the CUDA context; bytes allocated also exclude fragmentation.
     """
     memory, kind = prediction.memory, text(row, "mem_kind")
-    if says(kind, "alloc"):
+    if mentions(kind, "alloc"):
         return memory.total - memory.overhead
-    if says(kind, "reserv", "cache"):
+    if mentions(kind, "reserv", "cache"):
         return memory.total - min(CONTEXT, memory.overhead)
     return memory.total
 
 
-def predicted_columns(row: Row, found: Prediction) -> dict[str, str]:
+def predicted_columns(row: Row, prediction: Prediction) -> dict[str, str]:
     """Return the columns added to a row: predicted speed, peak memory and whether it fits."""
     values = (
-        f"{found.tokens_per_second_per_gpu:.6g}",
-        f"{comparable_peak(row, found):.0f}",
-        str(int(found.fits)),
+        f"{prediction.tokens_per_second_per_gpu:.6g}",
+        f"{comparable_peak(row, prediction):.0f}",
+        str(int(prediction.fits)),
     )
     return dict(zip(ADDED, values, strict=True))
 
 
 @dataclass
 class Scores:
-    """A table with predictions.
+    """A table with added predictions.
 
     Attributes:
-        refused: Why rows have none.
-        unread: How many rows have a value that is not understood, by (column, value, what is
-            assumed instead).
-        done: Rows that have a prediction.
+        table: The table as CSV.
+        refused: Messages on rows without a prediction.
+        unread: Number of rows by (column, value that is not understood, assumption made instead).
+        unread_columns: Columns that are not read.
+        done: Number of rows with a prediction.
     """
 
     table: str = ""
@@ -96,7 +96,7 @@ class Scores:
     done: int = 0
 
     def remarks(self) -> Iterator[str]:
-        """Return lines for stderr: rows refused, then values not understood, with their counts."""
+        """Yield lines for stderr: refused rows, values that are not understood, ignored columns."""
         yield from self.refused
         for (column, value, instead), count in self.unread.most_common():
             rows = "1 row" if count == 1 else f"{count:,} rows"
@@ -106,7 +106,7 @@ class Scores:
 
 
 def score(table: str) -> Scores:
-    """Predict every row of a table. Raises RowError where it is no table."""
+    """Predict every row of a CSV table. Raises RowError if it has no header."""
     rows = csv.DictReader(io.StringIO(table, newline=""))
     if not rows.fieldnames:
         raise RowError("no header: the first line must name the columns")
@@ -118,38 +118,38 @@ def score(table: str) -> Scores:
     for number, row in enumerate(rows, start=1):
         try:
             run = published_run(row)
-            found: Mapping[str, str] = predicted_columns(row, predict_run(run))
+            columns: Mapping[str, str] = predicted_columns(row, predict_run(run))
             scores.unread.update(run.unread)
             scores.done += 1
         except RowError as error:
-            found = dict.fromkeys(ADDED, "")
+            columns = dict.fromkeys(ADDED, "")
             scores.refused.append(f"row {number} ({row.get('model') or 'no model'}): {error}")
-        writer.writerow({**row, **found})
+        writer.writerow({**row, **columns})
     scores.table = out.getvalue()
     return scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score a file of rows. Returns 0, or 2 if it is unreadable or no row could be expressed."""
+    """Run the command line. Returns 0, or 2 if the file is unreadable or no row is predicted."""
     parser = argparse.ArgumentParser(prog="python -m llamac.plan.score", description=__doc__)
     parser.add_argument("file", metavar="FILE.csv", type=Path)
     parser.add_argument("-o", "--output", metavar="OUT.csv", type=Path, help="default: stdout")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        with given.file.open(encoding="utf-8-sig", newline="") as file:
+        with options.file.open(encoding="utf-8-sig", newline="") as file:
             scores = score(file.read())
     except (OSError, UnicodeDecodeError, RowError, csv.Error) as error:
-        print(f"error: {given.file}: {error}", file=sys.stderr)
+        print(f"error: {options.file}: {error}", file=sys.stderr)
         return 2
     for remark in scores.remarks():
         print(remark, file=sys.stderr)
-    if given.output is None:
+    if options.output is None:
         sys.stdout.write(scores.table)
     else:
         try:
-            given.output.write_text(scores.table, encoding="utf-8", newline="")
+            options.output.write_text(scores.table, encoding="utf-8", newline="")
         except OSError as error:
-            print(f"error: {given.output}: {error}", file=sys.stderr)
+            print(f"error: {options.output}: {error}", file=sys.stderr)
             return 2
     return 2 if scores.refused and not scores.done else 0
 

@@ -1,4 +1,4 @@
-"""Drawing of areas, lines and labels as SVG or PNG, deterministic to the byte."""
+"""Draw areas, lines and labels as SVG or PNG; equal drawings give equal bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LETTER = 0.6  # of a letter's size: its width, with some room
 
 @dataclass(frozen=True)
 class Area:
-    """A filled polygon. hover: Text that a browser shows over it."""
+    """A filled polygon. hover: tooltip in a browser."""
 
     points: Sequence[Point]
     fill: str
@@ -27,7 +27,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Polyline:
-    """A polyline. dashed: draw even dashes; supported for horizontal and vertical lines."""
+    """A polyline. dashed: only for horizontal and vertical lines."""
 
     points: Sequence[Point]
     stroke: str
@@ -37,7 +37,7 @@ class Polyline:
 
 @dataclass(frozen=True)
 class Label:
-    """A text. x, y: Where its base line begins, has its middle, or ends."""
+    """A text. x, y: position of the start, middle or end of its baseline, by `anchor`."""
 
     x: float
     y: float
@@ -49,7 +49,7 @@ class Label:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Return the leftmost and rightmost x that the text may reach."""
+        """Return estimated (left, right) bounds of the text, in pixels."""
         width = LETTER * self.size * len(self.text)
         begin = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return begin, begin + width
@@ -60,7 +60,10 @@ Shape = Area | Polyline | Label
 
 @dataclass(frozen=True)
 class Drawing:
-    """A list of shapes, drawn in order on a background. width, height: pixels."""
+    """Shapes that are drawn in order on a background.
+
+    width, height: size in pixels. ground: colour of the background.
+    """
 
     width: float
     height: float
@@ -70,6 +73,7 @@ class Drawing:
 
 
 def svg(drawing: Drawing) -> str:
+    """Return the drawing as SVG."""
     w, h = _n(drawing.width), _n(drawing.height)
     return "\n".join(
         [
@@ -104,10 +108,10 @@ def _element(shape: Shape) -> str:
 
 
 def png(drawing: Drawing, scale: int = 2) -> bytes:
-    """Render the drawing as PNG. scale: pixels of the file per unit of the drawing."""
+    """Render the drawing as PNG. scale: pixels of the image per pixel of the drawing."""
     from PIL import Image, ImageDraw, ImageFont
 
-    # Polygons have no smooth edges in Pillow: drawn larger, then made smaller, they do.
+    # Pillow does not antialias polygons, so the image is drawn larger and scaled down.
     finer = 2 * scale
     size = (round(drawing.width * finer), round(drawing.height * finer))
     image = Image.new("RGB", size, drawing.ground)
@@ -117,31 +121,31 @@ def png(drawing: Drawing, scale: int = 2) -> bytes:
             case Area(points, fill):
                 draw.polygon([(x * finer, y * finer) for x, y in points], fill=fill)
             case Polyline(points, stroke, width, dashed):
-                for one in _dashes(points) if dashed else [points]:
-                    placed = [(x * finer, y * finer) for x, y in one]
-                    draw.line(placed, fill=stroke, width=max(1, round(width * finer)))
-            case Label(x, y, text, letters, anchor, fill, bold):
-                font: Any = ImageFont.load_default(letters * finer)
+                for dash in _dashes(points) if dashed else [points]:
+                    scaled = [(x * finer, y * finer) for x, y in dash]
+                    draw.line(scaled, fill=stroke, width=max(1, round(width * finer)))
+            case Label(x, y, text, font_size, anchor, fill, bold):
+                font: Any = ImageFont.load_default(font_size * finer)
                 where = {"start": "ls", "middle": "ms", "end": "rs"}[anchor]
-                heavy = round(0.03 * letters * finer) if bold else 0
+                stroke = round(0.03 * font_size * finer) if bold else 0
                 draw.text(
-                    (x * finer, y * finer), text, fill, font, anchor=where, stroke_width=heavy
+                    (x * finer, y * finer), text, fill, font, anchor=where, stroke_width=stroke
                 )
-    written = io.BytesIO()
-    image.resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS).save(written, "PNG")
-    return written.getvalue()
+    output = io.BytesIO()
+    image.resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS).save(output, "PNG")
+    return output.getvalue()
 
 
 def _dashes(points: Sequence[Point], on: float = 6.0, off: float = 4.0) -> list[list[Point]]:
-    found: list[list[Point]] = []
+    dashes: list[list[Point]] = []
     for (x0, y0), (x1, y1) in pairwise(points):
         length = abs(x1 - x0) + abs(y1 - y0)
         begin = 0.0
         while begin < length:
             ends = (begin / length, min(begin + on, length) / length)
-            found.append([(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t) for t in ends])
+            dashes.append([(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t) for t in ends])
             begin += on + off
-    return found
+    return dashes
 
 
 def _points(points: Sequence[Point]) -> str:

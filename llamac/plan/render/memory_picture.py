@@ -20,16 +20,16 @@ LEFT, TOP, RIGHT, BOTTOM = 70.0, 104.0, 300.0, 96.0  # around the plot
 PLOT = WIDTH - LEFT - RIGHT
 STRIP = 16.0  # of what runs when, below the plot
 FOLD = 26.0  # where turns are left out
-NEAR = 3.0  # the device's memory is drawn where it is at most so many times what is held
+MAX_HEADROOM = 3.0  # the device's memory is drawn if it is at most this many times the peak
 
-ALONG = {  # held throughout, the lowest first
+CONSTANT = {  # constant over the step, from the bottom
     "overhead": "#c9c5ba",
     "optimizer": "#7f8fa9",
     "parameters": "#5b7bb4",
     "gradients": "#a8bfe0",
     "communication": "#8fd0c5",
 }
-MOVING = {  # as the step goes by, on top of it
+VARYING = {  # varying over the step, on top
     "saved": ("activations kept", "#f2c14e"),
     "working": ("of the layer that runs", "#e8825a"),
     "logits": ("logits", "#be3455"),
@@ -39,13 +39,13 @@ INK, MUTED, RAIL, FULL = "#1f2937", "#5b6472", "#e5e2d9", "#b91c1c"
 
 
 def memory_picture(prediction: Prediction, program: Program) -> Drawing:
-    """Draw memory over a step, of the pipeline rank with the highest peak."""
+    """Draw the memory of the pipeline rank with the highest peak over a step."""
     ranks = StepModel(prediction.setting, program).full_ranks
-    shown = [
+    curves = [
         (step := StepTimeline(prediction, program, rank), list(moments(step))) for rank in ranks
     ]
-    step, curve = max(shown, key=lambda one: max(moment.total for moment in one[1]))
-    return _Picture(step, curve).drawn()
+    step, curve = max(curves, key=lambda item: max(moment.total for moment in item[1]))
+    return _Picture(step, curve).draw()
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,16 @@ class _Picture:
         self.step, self.curve, self.prediction = step, curve, step.prediction
         self.time = _Time(fold(step), step.seconds)
         self.fold = self.time.fold
-        self.along = {
-            key: held for key in ALONG if (held := getattr(self.prediction.memory, key)) > 0
+        self.constant = {
+            key: nbytes for key in CONSTANT if (nbytes := getattr(self.prediction.memory, key)) > 0
         }
         self.worst = max(curve, key=lambda moment: moment.total)
-        self.peak = sum(self.along.values()) + self.worst.total
+        self.peak = sum(self.constant.values()) + self.worst.total
         self.capacity = float(self.prediction.setting.device.memory)
-        self.near = self.capacity <= NEAR * self.peak
-        self.top = max(self.peak, self.capacity if self.near else 0.0) * 1.08
+        self.shows_limit = self.capacity <= MAX_HEADROOM * self.peak
+        self.top = max(self.peak, self.capacity if self.shows_limit else 0.0) * 1.08
 
-    def drawn(self) -> Drawing:
+    def draw(self) -> Drawing:
         spec = self.prediction.setting.spec
         drawing = Drawing(WIDTH, HEIGHT, f"{spec.name}: memory of one rank over a step")
         drawing.shapes.extend(
@@ -109,8 +109,8 @@ class _Picture:
         ranks = f"one of {parallel.ranks:,}, each " if parallel.ranks > 1 else ""
         yield Label(LEFT - 42, 36, title, 20, bold=True)
         yield Label(LEFT - 42, 58, f"{ranks}{device.title}{rank}", fill=MUTED)
-        held = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the peak: "
-        yield Label(LEFT - 42, 78, held + where, fill=MUTED)
+        memory = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the peak: "
+        yield Label(LEFT - 42, 78, memory + where, fill=MUTED)
 
     def _levels(self) -> Iterator[Polyline | Label]:
         """Yield the gridlines and labels of the byte axis."""
@@ -123,14 +123,14 @@ class _Picture:
 
     def _areas(self) -> Iterator[Area]:
         below = 0.0
-        for key, held in self.along.items():
-            low, high = self._y(below), self._y(below + held)
+        for key, nbytes in self.constant.items():
+            low, high = self._y(below), self._y(below + nbytes)
             corners = [(LEFT, low), (LEFT, high), (LEFT + PLOT, high), (LEFT + PLOT, low)]
-            yield Area(corners, ALONG[key], f"{MEMORY_LABELS[key]}: {gigabytes(held)} GB")
-            below += held
+            yield Area(corners, CONSTANT[key], f"{MEMORY_LABELS[key]}: {gigabytes(nbytes)} GB")
+            below += nbytes
         columns = self._columns()
         floors = [below - moment.lacking for _, moment in columns]
-        for part, (name, colour) in MOVING.items():
+        for part, (name, colour) in VARYING.items():
             tops = [floor + getattr(m, part) for floor, (_, m) in zip(floors, columns, strict=True)]
             edge, base = self._stairs(columns, tops), self._stairs(columns, floors)
             yield Area([*edge, *reversed(base)], colour, name)
@@ -150,21 +150,21 @@ class _Picture:
 
     def _columns(self) -> list[tuple[float, Moment]]:
         """Return (x, memory from there on); within half a pixel, the worst moment and the last."""
-        found: list[tuple[float, Moment]] = []
+        columns: list[tuple[float, Moment]] = []
         last = self.curve[0]
         for moment in self.curve:
             if self.fold.begin < moment.time < self.fold.end:
                 continue
             x = self.time.x(moment.time)
-            if found and x - found[-1][0] < 0.5:
-                if moment.total > found[-1][1].total:
-                    found[-1] = (found[-1][0], moment)
+            if columns and x - columns[-1][0] < 0.5:
+                if moment.total > columns[-1][1].total:
+                    columns[-1] = (columns[-1][0], moment)
             else:
-                if found and last is not found[-1][1]:
-                    found.append((found[-1][0] + 0.5, last))
-                found.append((x, moment))
+                if columns and last is not columns[-1][1]:
+                    columns.append((columns[-1][0] + 0.5, last))
+                columns.append((x, moment))
             last = moment
-        return [*found, (found[-1][0] + 0.5, last)]
+        return [*columns, (columns[-1][0] + 0.5, last)]
 
     def _fold(self) -> Iterator[Area | Polyline | Label]:
         """Yield the mark in place of omitted micro-batches."""
@@ -180,7 +180,7 @@ class _Picture:
             yield Label((left + right) / 2, TOP - 8, text, 11, "middle", MUTED)
 
     def _limit(self) -> Iterator[Polyline | Label]:
-        if self.near:
+        if self.shows_limit:
             y = self._y(self.capacity)
             yield Polyline([(LEFT, y), (LEFT + PLOT, y)], FULL, 1.6, dashed=True)
             text = f"{gigabytes(self.capacity)} GB: all that there is"
@@ -235,29 +235,29 @@ class _Picture:
     def _legend(self) -> Iterator[Area | Label]:
         """Draw the legend in the order of the stack, with sizes at the peak."""
         x, y = LEFT + PLOT + 24, TOP + 40
-        moving = [
-            (name, colour, getattr(self.worst, part)) for part, (name, colour) in MOVING.items()
+        varying = [
+            (name, colour, getattr(self.worst, part)) for part, (name, colour) in VARYING.items()
         ]
-        along = [
-            (MEMORY_LABELS[key].partition(":")[0], ALONG[key], held)
-            for key, held in self.along.items()
+        constant = [
+            (MEMORY_LABELS[key].partition(":")[0], CONSTANT[key], nbytes)
+            for key, nbytes in self.constant.items()
         ]
         yield Label(WIDTH - 28, y - 14, "GB, worst moment", 11, "end", MUTED)
-        for name, colour, held in reversed(along + moving):
+        for name, colour, nbytes in reversed(constant + varying):
             corners = [(x, y), (x + 14, y), (x + 14, y + 12), (x, y + 12)]
             yield Area(corners, colour)
             yield Label(x + 22, y + 10.5, name)
-            yield Label(WIDTH - 28, y + 10.5, gigabytes(held), anchor="end")
+            yield Label(WIDTH - 28, y + 10.5, gigabytes(nbytes), anchor="end")
             y += 24
         yield Label(x + 22, y + 14, "together", bold=True)
         yield Label(WIDTH - 28, y + 14, gigabytes(self.peak), anchor="end", bold=True)
 
 
-def _round(least: float) -> float:
+def _round(minimum: float) -> float:
     """Round up to 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0**-12
     while True:
         for factor in (1, 2, 2.5, 5):
-            if factor * power >= least:
+            if factor * power >= minimum:
                 return factor * power
         power *= 10

@@ -25,7 +25,7 @@ MEMORY_LABELS = {
     "communication": "gathered and in transfer",
     "overhead": "overhead: the process, the allocator",
 }
-"""The parts of `Memory`, in words."""
+"""Labels of the fields of `Memory`."""
 
 TIME_LABELS = {
     "compute": "compute",
@@ -35,18 +35,18 @@ TIME_LABELS = {
     "pipeline": "waiting for pipeline ranks",
     "optimizer": "optimizer",
 }
-"""The parts of `Seconds`, in words."""
+"""Labels of the fields of `Seconds`."""
 
 
-def print_prediction(prediction: Prediction, more: Iterable[TextTable] = ()) -> None:
-    """Print a prediction to stdout."""
+def print_prediction(prediction: Prediction, extra_tables: Iterable[TextTable] = ()) -> None:
+    """Print a prediction to stdout, followed by `extra_tables`."""
     style = {"yes": "good", "tight": "warn", "no": "bad"}[fit_of(prediction)]
     verdict = Text(headline(prediction), style)
-    show(*prediction_heading(prediction), verdict, *prediction_tables(prediction), *more)
+    show(*prediction_heading(prediction), verdict, *prediction_tables(prediction), *extra_tables)
 
 
 def prediction_heading(prediction: Prediction) -> tuple[str, str]:
-    """Return the title and subtitle of a prediction: the model and the devices."""
+    """Return (title, subtitle) of a prediction: model and devices; layout and batch."""
     spec, device = prediction.setting.spec, prediction.setting.device
     parallel, batch, count = spec.parallel, spec.batch, spec.micro_batches
     degrees = [f"{axis} {size}" for axis, size in parallel.mesh.items() if size > 1]
@@ -63,10 +63,10 @@ VERDICT = {"yes": "fits", "tight": "fits tightly", "no": "does not fit"}
 
 
 def headline(prediction: Prediction) -> str:
-    """Return `fits: 39.7 of 85.0 GB · 14.9 s a step · 137 tokens/s/GPU · 57.8 days`."""
-    held, capacity = prediction.memory.total, prediction.setting.device.memory
+    """Return one line: fit, memory, seconds per step, throughput and days of the run."""
+    memory, capacity = prediction.memory.total, prediction.setting.device.memory
     return (
-        f"{VERDICT[fit_of(prediction)]}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
+        f"{VERDICT[fit_of(prediction)]}: {gigabytes(memory)} of {gigabytes(capacity)} GB · "
         f"{readable_seconds(prediction.seconds.total)} a step · "
         f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/{unit(prediction)} · "
         f"{readable_days(prediction.days)}"
@@ -74,12 +74,12 @@ def headline(prediction: Prediction) -> str:
 
 
 def unit(prediction: Prediction) -> str:
-    """Return the noun for one rank: GPU, or process on a CPU."""
+    """Return the noun for one rank: "GPU", or "process" on a CPU."""
     return "GPU" if prediction.setting.device.is_gpu else "process"
 
 
 def full_json(prediction: Prediction) -> dict[str, Any]:
-    """Return the JSON values of `plan --json`: prediction, ranges, energy and carbon."""
+    """Return the JSON values of `plan --json`: prediction, uncertainty, energy and carbon."""
     spent = energy(prediction)
     return prediction.to_json() | {
         "uncertainty": uncertainty(prediction).to_json(),
@@ -88,6 +88,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def prediction_tables(prediction: Prediction) -> Iterator[TextTable]:
+    """Yield the tables of a prediction: memory, time, traffic, throughput, uncertainty."""
     yield _memory(prediction)
     yield _time(prediction)
     if any(prediction.communication.values()):
@@ -99,9 +100,9 @@ def prediction_tables(prediction: Prediction) -> Iterator[TextTable]:
 def _memory(prediction: Prediction) -> TextTable:
     memory, capacity = prediction.memory, prediction.setting.device.memory
     rows = [
-        (label, gigabytes(held), percent(held / capacity))
+        (label, gigabytes(nbytes), percent(nbytes / capacity))
         for key, label in MEMORY_LABELS.items()
-        if (held := getattr(memory, key))
+        if (nbytes := getattr(memory, key))
     ]
     rows.append(("peak", gigabytes(memory.total), percent(memory.total / capacity)))
     title = f"peak memory of one rank; the device has {gigabytes(capacity)} GB"
@@ -111,9 +112,9 @@ def _memory(prediction: Prediction) -> TextTable:
 def _time(prediction: Prediction) -> TextTable:
     seconds = prediction.seconds
     rows = [
-        (label, readable_seconds(taken), percent(taken / seconds.total))
+        (label, readable_seconds(part), percent(part / seconds.total))
         for key, label in TIME_LABELS.items()
-        if (taken := getattr(seconds, key))
+        if (part := getattr(seconds, key))
     ]
     rows.append(("a step", readable_seconds(seconds.total), ""))
     return TextTable(
@@ -141,60 +142,61 @@ def _communication(prediction: Prediction) -> TextTable:
     return TextTable("bytes that a rank sends per step", head, rows, "<>><")
 
 
-def op_sections(step: StepTimeline, most: int = 20) -> Iterator[TextTable]:
-    """Yield the regions, and the ops that take most time of a step."""
+def op_sections(step: StepTimeline, limit: int = 20) -> Iterator[TextTable]:
+    """Yield a table of the regions, and one of the `limit` ops that take the most time."""
     seconds = step.prediction.seconds.total
     rows = [
         (
-            f"{one.region} {one.direction}",
-            f"{one.count:,}",
-            readable_seconds(one.seconds),
-            readable_seconds(one.waits) if one.waits else "",
-            digits(one.flops / 1e9),
-            gigabytes(one.nbytes),
-            percent(one.total / seconds),
+            f"{cost.region} {cost.direction}",
+            f"{cost.count:,}",
+            readable_seconds(cost.seconds),
+            readable_seconds(cost.waits) if cost.waits else "",
+            digits(cost.flops / 1e9),
+            gigabytes(cost.nbytes),
+            percent(cost.total / seconds),
         )
-        for one in regions(step)
+        for cost in regions(step)
     ]
     head = ("region", "runs", "each", "waits", "GFLOPs", "GB moved", "of a step")
     yield TextTable("regions on the slowest rank", head, rows, "<>>>>>>")
-    every = ops(step)
+    costs = ops(step)
     rows = [
         (
-            f"{one.region} {one.direction}",
-            one.op,
-            one.shape.rpartition(" ")[2],
-            f"{one.count:,}",
-            readable_seconds(one.seconds),
-            digits(one.flops / 1e9) if one.flops else "",
-            digits(one.nbytes / 1e6),
-            one.bound,
-            percent(one.total / seconds),
+            f"{cost.region} {cost.direction}",
+            cost.op,
+            cost.shape.rpartition(" ")[2],
+            f"{cost.count:,}",
+            readable_seconds(cost.seconds),
+            digits(cost.flops / 1e9) if cost.flops else "",
+            digits(cost.nbytes / 1e6),
+            cost.bound,
+            percent(cost.total / seconds),
         )
-        for one in every[:most]
+        for cost in costs[:limit]
     ]
     head = ("region", "op", "result", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
-    rest = len(every) - len(rows)
-    note = f"{rest} other ops take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(
-        rest
+    rest = len(costs) - len(rows)
+    note = (
+        f"{rest} other ops take {percent(sum(o.total for o in costs[limit:]) / seconds)}."
+        * bool(rest)
     )
     yield TextTable("slowest ops", head, rows, "<<<>>>><>", note=note)
 
 
 def transfer_section(step: StepTimeline) -> TextTable:
-    """Return every collective, with its bytes, group and link."""
+    """Return a table of the transfers of a step, with bytes, group, link and time."""
     rows = [
         (
-            one.where,
-            one.kind,
-            f"{one.axis} {one.ranks:,}",
-            one.link,
-            digits(one.nbytes / 1e6),
-            f"{one.count:,}",
-            readable_seconds(one.seconds),
-            readable_seconds(one.exposed) if one.exposed else "",
+            cost.where,
+            cost.kind,
+            f"{cost.axis} {cost.ranks:,}",
+            cost.link,
+            digits(cost.nbytes / 1e6),
+            f"{cost.count:,}",
+            readable_seconds(cost.seconds),
+            readable_seconds(cost.exposed) if cost.exposed else "",
         )
-        for one in transfer_costs(step)
+        for cost in transfer_costs(step)
     ]
     head = ("purpose", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
     title = "communication of the slowest rank"
@@ -204,7 +206,7 @@ def transfer_section(step: StepTimeline) -> TextTable:
 
 
 def stride_of(axis: str, prediction: Prediction) -> int:
-    """Return the distance in ranks between neighbours on a mesh axis; `tp` is innermost."""
+    """Return the ranks between neighbours on a mesh axis; `tp` is innermost."""
     stride = 1
     for name, size in reversed(prediction.setting.spec.parallel.mesh.items()):
         if name == axis:
@@ -214,7 +216,7 @@ def stride_of(axis: str, prediction: Prediction) -> int:
 
 
 def link_name(device: Device, ranks: int, stride: int) -> str:
-    """Return the slowest link that a group crosses and its bandwidth for large messages."""
+    """Return the slowest link that a group crosses, with its bandwidth, as text."""
     where = link_of(device, ranks, stride)
     link = device.link if where == WITHIN else device.network
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
@@ -256,24 +258,24 @@ def _run(prediction: Prediction) -> TextTable:
 
 def _reference(prediction: Prediction) -> Iterator[tuple[str, str, str]]:
     """Yield the row of dpo's pass before the first step."""
-    if taken := prediction.reference_seconds:
+    if seconds := prediction.reference_seconds:
         answers = prediction.setting.spec.total_steps * prediction.setting.spec.batch.sequences
         note = f"once, for {quantity(answers)} answers of one epoch and those held out"
-        yield "scores of the reference", readable_seconds(taken), note
+        yield "scores of the reference", readable_seconds(seconds), note
 
 
 def _ranges(prediction: Prediction) -> TextTable:
     """Return the table of 80 % intervals."""
-    found = uncertainty(prediction)
+    ranges = uncertainty(prediction)
 
     def between(ends: tuple[float, float] | None, show: Callable[[float], str]) -> str:
         return f"{show(ends[0])} – {show(ends[1])}" if ends else "unknown"
 
-    margin = f"{gigabytes(abs(found.margin))} GB {'left' if found.margin >= 0 else 'lacking'}"
+    margin = f"{gigabytes(abs(ranges.margin))} GB {'left' if ranges.margin >= 0 else 'lacking'}"
     rows = [
-        (f"tokens/s/{unit(prediction)}", between(found.tokens_per_second, digits), found.regime),
-        ("days", between(found.days, digits), ""),
-        ("GB of a rank", between(found.memory, gigabytes), f"fits: {found.fit}, {margin}"),
+        (f"tokens/s/{unit(prediction)}", between(ranges.tokens_per_second, digits), ranges.regime),
+        ("days", between(ranges.days, digits), ""),
+        ("GB of a rank", between(ranges.memory, gigabytes), f"fits: {ranges.fit}, {margin}"),
     ]
     notes = {
         CALIBRATED_CPU: "speed: from settings measured on a CPU (benchmarks/plan_measured.py)",
@@ -281,19 +283,19 @@ def _ranges(prediction: Prediction) -> TextTable:
         "with `llamac plan --calibrate -o machine.toml`, then plan with --device machine.toml",
     }
     published = "from published runs that were left out of the fit (docs/plan.md)"
-    note = notes.get(found.regime, published)
+    note = notes.get(ranges.regime, published)
     return TextTable("80 % intervals", ("", "", ""), rows, "<><", note=note)
 
 
 def digits(number: float, count: int = 3) -> str:
-    """Format with at least `count` significant digits: 12,345 · 137 · 4.20."""
+    """Format a number with at least `count` significant digits: 12,345; 137; 4.20."""
     if number >= 10 ** (count - 1) or number == 0:
         return f"{number:,.0f}"
     return f"{number:#.{count}g}".rstrip(".") if number >= 1e-3 else f"{number:.1e}"
 
 
 def quantity(number: float) -> str:
-    """Format parameters or tokens: 70_000_000_000 → 70.0B."""
+    """Format a number of parameters or tokens: 70_000_000_000 as "70.0B"."""
     for suffix, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale * 0.9995:
             return f"{digits(number / scale)}{suffix}"
@@ -301,14 +303,17 @@ def quantity(number: float) -> str:
 
 
 def gigabytes(nbytes: float) -> str:
+    """Format bytes in GB (10^9), without the unit."""
     return f"{nbytes / 1e9:,.2f}" if nbytes < 100e9 else digits(nbytes / 1e9)
 
 
 def percent(share: float) -> str:
+    """Format a fraction as a percentage: 0.5 as "50.0 %"."""
     return f"{100 * share:.1f} %"
 
 
 def readable_seconds(seconds: float) -> str:
+    """Format seconds in s, ms or µs."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale or unit == "µs":
             return f"{digits(seconds / scale)} {unit}"
@@ -316,6 +321,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 def readable_days(days: float) -> str:
+    """Format days in days, hours or minutes."""
     if days >= 1:
         return f"{digits(days)} days"
     return f"{digits(days * 24)} hours" if days * 24 >= 1 else f"{digits(days * 1440)} minutes"

@@ -1,4 +1,4 @@
-"""A step as JSON for a page: events, memory over time, and the cost of each op."""
+"""Predicted step as JSON for the explorer page: events, memory over time, cost of each op."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from llamac.plan.prediction import Prediction
 from llamac.plan.render.prediction_tables import MEMORY_LABELS, TIME_LABELS
 from llamac.plan.timeline.breakdown import bound_of, link_of, ops, traffic, transfer_costs
 from llamac.plan.timeline.fold import fold
-from llamac.plan.timeline.memory_timeline import graph_levels, holdings, moments
+from llamac.plan.timeline.memory_timeline import event_memory, graph_levels, moments
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.timeline.trace import trace_json
 
 DIGITS = 6
-MOST = 20  # kinds of ops, the longest first
+MAX_OPS = 20  # kinds of ops listed, slowest first
 
 
 def step_data(step: StepTimeline) -> dict[str, Any]:
-    """Return a predicted step in seconds and bytes; graphs are named `block.f`, `block.b`.
+    """Return a predicted step as JSON values, in seconds and bytes.
 
-    time, memory: the events of the slowest pipeline rank, and of the one that holds most (None: the
-    same). trace: the file of `llamac plan --trace`, gzipped, in base64.
+    Graphs are named such as `block.f` and `block.b` for forward and backward. `time` has the events
+    of the slowest pipeline rank, `memory` those of the rank with the highest peak (None: the same
+    rank). `trace` is the file of `llamac plan --trace`, gzipped, in base64.
     """
     prediction = step.prediction
     ranks = {rank: _rank(step, rank) for rank in dict.fromkeys((step.rank, *step.model.full_ranks))}
-    peaks = {rank: max(moment.total for moment in moments(one)) for rank, one in ranks.items()}
-    full = max(peaks, key=lambda rank: (peaks[rank], rank == step.rank))
+    peaks = {rank: max(moment.total for moment in moments(item)) for rank, item in ranks.items()}
+    fullest = max(peaks, key=lambda rank: (peaks[rank], rank == step.rank))
     return {
         **_summary(prediction),
         "graphs": {f"{region}.{way[0]}": _graph(step, region, way) for region, way in step.graphs},
         "time": _events(step),
-        "memory": None if full == step.rank else _events(ranks[full]),
+        "memory": None if fullest == step.rank else _events(ranks[fullest]),
         "transfers": [
-            {**vars(one), "node": one.node and f"{one.node[0]}.{one.node[1][0]}.{one.node[2]}"}
-            for one in sorted(transfer_costs(step), key=lambda one: -one.count * one.exposed)
+            {**vars(item), "node": item.node and f"{item.node[0]}.{item.node[1][0]}.{item.node[2]}"}
+            for item in sorted(transfer_costs(step), key=lambda item: -item.count * item.exposed)
         ],
-        "ops": [{**vars(one), "total": one.total} for one in ops(step)[:MOST]],
+        "ops": [{**vars(item), "total": item.total} for item in ops(step)[:MAX_OPS]],
         "trace": packed(trace_json(step)),
     }
 
 
 def packed(value: Any) -> str:
-    """Return a JSON value, gzipped and in base64: the same bytes each time."""
+    """Return a JSON value, gzipped and in base64. Equal values give equal text."""
     return base64.b64encode(gzip.compress(json.dumps(value).encode(), mtime=0)).decode()
 
 
@@ -88,13 +89,13 @@ def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
     timed, graph = step.graphs[region, way], step.graph(region, way)
     spans = {span.node: span for span in timed.spans}
     return {
-        "seconds": _short(timed.seconds),
+        "seconds": _rounded(timed.seconds),
         "spans": [
-            (s.node.name, s.lane, _short(s.begin), _short(s.end), _short(s.exposed))
+            (s.node.name, s.lane, _rounded(s.begin), _rounded(s.end), _rounded(s.exposed))
             for s in timed.spans
         ],
         "levels": [
-            (_short(level.time), level.live, level.logits, level.values)
+            (_rounded(level.time), level.live, level.logits, level.values)
             for level in graph_levels(step, region, way)
         ],
         "costs": {node.name: _cost(step, node, spans.get(node)) for node in ops_in(graph)},
@@ -105,11 +106,11 @@ def _cost(step: StepTimeline, node: fx.Node, span: Span | None) -> dict[str, Any
     """Return an op's seconds, FLOPs, bytes and bottleneck; empty for views and waits."""
     if span is None:
         return {}
-    seconds = {"seconds": _short(span.end - span.begin)}
+    seconds = {"seconds": _rounded(span.end - span.begin)}
     if span.lane != COMPUTE:
         device, axis = step.prediction.setting.device, attributes(node)["axis"]
         link = link_of(device, step.cost.mesh[axis], step.cost.strides[axis])
-        sent = {"sent": round(step.cost.wire_bytes(node)), "exposed": _short(span.exposed)}
+        sent = {"sent": round(step.cost.wire_bytes(node)), "exposed": _rounded(span.exposed)}
         return {**seconds, **sent, "bound": f"the link {link}", "axis": axis}
     flops, moved = operation_count(node, step.cost.symbols), traffic(step, node)
     return {**seconds, "flops": flops, "moved": moved, "bound": bound_of(step, flops, moved)}
@@ -119,30 +120,30 @@ def _events(step: StepTimeline) -> dict[str, Any]:
     """Return a pipeline rank's events, without repeated turns in the middle of the step.
 
     An event is (kind, name, begin, end, lane, layer, micro-batch, kept bytes, lacking bytes, runs),
-    texts as indices into `words`; runs: how many of each of `regions` keep something, and `kept`
-    how many bytes each.
+    text as indices into `words`. runs: for each of `regions`, the number of its runs with saved
+    activations, whose bytes per run are in `kept`.
     """
-    left_out, words = fold(step), dict[str, int]()
+    omitted, words = fold(step), dict[str, int]()
     rows = []
     regions: list[str] = []
     kept: dict[str, int] = {}
-    for one in holdings(step):
-        event, regions = one.event, list(one.runs)
+    for holding in event_memory(step):
+        event, regions = holding.event, list(holding.runs)
         if event.runs:
-            kept[event.name] = round(one.own)
-        if left_out.shows(event):
+            kept[event.name] = round(holding.own)
+        if omitted.shows(event):
             texts = (event.kind, event.name, event.lane)
             kind, name, lane = (words.setdefault(text, len(words)) for text in texts)
-            when = _short(event.begin), _short(event.end)
+            when = _rounded(event.begin), _rounded(event.end)
             where = -1 if event.layer is None else event.layer, event.micro_batch or 0
-            held = round(one.saved), round(one.lacking), list(one.runs.values())
-            rows.append((kind, name, *when, lane, *where, *held))
+            memory = round(holding.saved), round(holding.lacking), list(holding.runs.values())
+            rows.append((kind, name, *when, lane, *where, *memory))
     return {
         "rank": step.rank,
         "ranks": step.ranks,
         "micro_batches": step.micro_batches,
-        "seconds": _short(step.seconds),
-        "fold": (_short(left_out.begin), _short(left_out.end), left_out.hidden),
+        "seconds": _rounded(step.seconds),
+        "fold": (_rounded(omitted.begin), _rounded(omitted.end), omitted.hidden),
         "words": list(words),
         "regions": regions,
         "kept": kept,
@@ -151,5 +152,5 @@ def _events(step: StepTimeline) -> dict[str, Any]:
     }
 
 
-def _short(number: float) -> float:
+def _rounded(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""Explain why one layout is faster than another: where their seconds and bytes differ."""
+"""Compare two layouts: where their seconds and bytes differ, and why."""
 
 from __future__ import annotations
 
@@ -19,60 +19,64 @@ from llamac.plan.render.prediction_tables import (
 )
 from llamac.plan.search.rank_layout import Layout, layout_of
 
-LARGEST = 3  # terms that a sentence explains
-SMALLEST = 0.02  # of all that differs: what is less needs no sentence
+LARGEST = 3  # number of terms that are explained
+SMALLEST = 0.02  # smallest share of all differences that is explained
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two layouts, with derived figures."""
+    """One of two compared layouts, with derived figures."""
 
     prediction: Prediction
 
     @property
     def layout(self) -> Layout:
+        """Return the layout of the prediction."""
         return layout_of(self.prediction.setting.spec)
 
     @property
     def micro_batches(self) -> int:
+        """Return the micro-batches per data-parallel rank and step."""
         return self.prediction.setting.spec.micro_batches
 
     @property
     def flops(self) -> float:
-        """Return the FLOPs of a rank per step."""
+        """Return the FLOPs of one rank per step."""
         return self.prediction.hardware_flops / self.layout.ranks
 
     @property
     def rate(self) -> float:
-        """Return the FLOP/s during computation."""
+        """Return the FLOP/s of one rank while it computes."""
         return self.flops / self.prediction.seconds.compute
 
     @property
     def bubble(self) -> float:
-        """Return a rank's idle time as a share of its working time."""
+        """Return the pipeline bubble relative to the time in which a rank computes."""
         layout = self.layout
         return (layout.pipeline - 1) / layout.pipeline_virtual / self.micro_batches
 
     def sent(self, axis: str) -> float:
+        """Return the bytes that a rank sends per step on a mesh axis."""
         return self.prediction.communication.get(axis, 0.0)
 
     def link(self, axis: str) -> str:
+        """Return the slowest link of a mesh axis, as text."""
         prediction = self.prediction
         ranks = prediction.setting.spec.parallel.mesh[axis]
         return link_name(prediction.setting.device, ranks, stride_of(axis, prediction))
 
 
 def verdict(first: Prediction, second: Prediction) -> str:
-    """Return one sentence: which layout is faster, and whether both fit."""
-    a, b = (Side(one) for one in (first, second))
+    """Return a sentence on which layout is faster, or which one does not fit."""
+    a, b = (Side(prediction) for prediction in (first, second))
     seconds = first.seconds.total, second.seconds.total
     ratio = max(seconds) / min(seconds) - 1
     names = [str(a.layout), str(b.layout)]
     for side, name in zip((a, b), names, strict=True):
         if not side.prediction.fits:
-            held, most = side.prediction.memory.total, side.prediction.setting.device.memory
-            more = f"{gigabytes(held)} of {gigabytes(most)} GB"
-            return f"{name} does not fit ({more}); if it did, a step would take {_each(seconds)}"
+            peak, capacity = side.prediction.memory.total, side.prediction.setting.device.memory
+            sizes = f"{gigabytes(peak)} of {gigabytes(capacity)} GB"
+            return f"{name} does not fit ({sizes}); if it did, a step would take {_each(seconds)}"
     if ratio < 5e-4:
         return f"both are equally fast: a step takes {readable_seconds(seconds[0])} in both"
     faster, slower = names if seconds[0] < seconds[1] else reversed(names)
@@ -84,18 +88,18 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
 
 
 def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTable]:
-    """Yield tables of the differences in each term, in seconds and GB, `first` first."""
+    """Yield tables of both layouts' terms and their differences, in seconds and in GB."""
     terms = _terms(first, second, "seconds", TIME_LABELS)
     rows = [
         (words, *map(_seconds, numbers), _signed(numbers, _seconds)) for words, numbers in terms
     ]
-    whole = first.seconds.total, second.seconds.total
-    rows.append(("a step", *map(_seconds, whole), _signed(whole, _seconds)))
+    totals = first.seconds.total, second.seconds.total
+    rows.append(("a step", *map(_seconds, totals), _signed(totals, _seconds)))
     yield TextTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
     terms = _terms(first, second, "memory", MEMORY_LABELS)
-    rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
-    whole = first.memory.total, second.memory.total
-    rows.append(("peak", *map(gigabytes, whole), _signed(whole, gigabytes)))
+    rows = [(words, *map(gigabytes, sizes), _signed(sizes, gigabytes)) for words, sizes in terms]
+    totals = first.memory.total, second.memory.total
+    rows.append(("peak", *map(gigabytes, totals), _signed(totals, gigabytes)))
     yield TextTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 
@@ -103,23 +107,27 @@ def reasons(first: Prediction, second: Prediction) -> Iterator[str]:
     """Yield sentences that explain the largest differences."""
     a, b = Side(first), Side(second)
     for part, size in (("seconds", readable_seconds), ("memory", _gb)):
-        one, other = getattr(first, part), getattr(second, part)
-        gaps = {key: getattr(other, key) - getattr(one, key) for key in REASONS if key in vars(one)}
-        whole = sum(map(abs, gaps.values()))
+        first_terms, second_terms = getattr(first, part), getattr(second, part)
+        gaps = {
+            key: getattr(second_terms, key) - getattr(first_terms, key)
+            for key in REASONS
+            if key in vars(first_terms)
+        }
+        total = sum(map(abs, gaps.values()))
         order = sorted(gaps, key=lambda key: -abs(gaps[key]))
         for key in order[:LARGEST]:
-            if whole and abs(gaps[key]) >= SMALLEST * whole:
+            if total and abs(gaps[key]) >= SMALLEST * total:
                 words = (TIME_LABELS if part == "seconds" else MEMORY_LABELS)[key]
-                more = "more" if gaps[key] > 0 else "less"
-                yield f"{words}: B {size(abs(gaps[key]))} {more}; {REASONS[key](a, b)}"
+                direction = "more" if gaps[key] > 0 else "less"
+                yield f"{words}: B {size(abs(gaps[key]))} {direction}; {REASONS[key](a, b)}"
 
 
 def _terms(
     first: Prediction, second: Prediction, part: str, names: dict[str, str]
 ) -> Iterator[tuple[str, tuple[float, float]]]:
-    one, other = getattr(first, part), getattr(second, part)
+    first_part, second_part = getattr(first, part), getattr(second, part)
     for key, words in names.items():
-        both = getattr(one, key), getattr(other, key)
+        both = getattr(first_part, key), getattr(second_part, key)
         if any(both):
             yield words, both
 

@@ -1,4 +1,4 @@
-"""Write a spec that extends another, with comments."""
+"""Write specs derived from another one, with comments."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ def derived_toml(
     out: Path,
     name: str,
     changes: Mapping[str, Any],
-    above: Sequence[str],
+    header: Sequence[str],
     notes: Mapping[str, str],
 ) -> str:
-    """Return TOML for the file `out` that lays `changes`, by dotted key, over the spec `base`.
+    """Return the TOML of a spec for the file `out` that extends `base` by `changes`.
 
-    base: the spec as named on the command line. above: leading comment lines. notes: comments on
-    sections, by name.
+    base: spec as named on the command line. changes: values by dotted key. header: leading comment
+    lines. notes: comments on sections, by name.
     """
-    document: dict[str, Any] = {"extends": _named(base, out), "name": name}
+    document: dict[str, Any] = {"extends": _spec_reference(base, out), "name": name}
     for key, value in changes.items():
         section, _, rest = key.partition(".")
         if rest:
             document.setdefault(section, {})[rest] = value
         else:
             document[section] = value
-    return _commented(document, above, notes)
+    return _with_comments(document, header, notes)
 
 
-def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, str]) -> str:
-    """Return the TOML of a spec with every key written out.
+def full_toml(spec: Spec, name: str, header: Sequence[str], notes: Mapping[str, str]) -> str:
+    """Return the TOML of a spec with all its keys, without `extends`.
 
-    Needed where a key is removed, which a spec that `extends` another cannot do. above: leading
-    comment lines. notes: comments on sections, by name.
+    This is needed if a key is removed, which a spec that extends another cannot express.
+    header: leading comment lines. notes: comments on sections, by name.
     """
-    return _commented({**spec.toml_values(), "name": name}, above, notes)
+    return _with_comments({**spec.toml_values(), "name": name}, header, notes)
 
 
-def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping[str, str]) -> str:
-    lines = [f"# {printable(text)}" for text in above]
+def _with_comments(
+    document: Mapping[str, Any], header: Sequence[str], notes: Mapping[str, str]
+) -> str:
+    lines = [f"# {printable(text)}" for text in header]
     for text in to_toml(document).splitlines():
         note = notes.get(text.strip("[]")) if text.startswith("[") else None
         lines.append(f"{text:<24}# {printable(note)}" if note else text)
@@ -54,23 +56,23 @@ def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping
 
 
 def override_values(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `--set` gave, by dotted key.
+    """Return the values that `--set` changed, by dotted key.
 
-    A key inside an array or table gives the whole of it: a spec that extends another cannot set a
-    part.
+    If a key is inside an array or table, the whole of that is returned, because a spec that extends
+    another cannot set a part of it.
     """
-    written, found = spec.toml_values(), {}
+    written, values = spec.toml_values(), {}
     for text in overrides:
         section, *rest = text.partition("=")[0].strip().split(".")
         if not rest:
-            found[section] = written[section]
+            values[section] = written[section]
         elif rest[0] in written[section]:
-            found[f"{section}.{rest[0]}"] = written[section][rest[0]]
-    return found
+            values[f"{section}.{rest[0]}"] = written[section][rest[0]]
+    return values
 
 
-def _named(base: str, out: Path) -> str:
-    """Return the spec's name in `out`: a shipped spec's name, or a path relative to `out`."""
+def _spec_reference(base: str, out: Path) -> str:
+    """Return the value of `extends` in `out`: a shipped spec's name, or a relative path."""
     path = find_spec(base)
     if path != Path(base):
         return path.stem

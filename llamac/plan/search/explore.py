@@ -1,8 +1,8 @@
-"""Explore the layouts of one model split: bound them, then time them on shared graphs.
+"""Explore the layouts of one model split by branch and bound, with shared graphs.
 
 Layouts with the same tensor and context parallelism and checkpointing share graphs, which are
-compiled once and timed once for each micro-batch size. Candidates whose lower bound exceeds the
-k-th best are pruned.
+compiled once and timed once per micro-batch size. Candidates whose lower bound exceeds the k-th
+best time are pruned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llamac.plan.search.layout_enumeration import (
     model_splits,
     pipeline_schedules,
 )
-from llamac.plan.search.lower_bound import least_seconds
+from llamac.plan.search.lower_bound import lower_bound_seconds
 from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.uncertainty import fit_within
@@ -33,19 +33,20 @@ from llamac.spec.launch import nodes_are_full
 from llamac.spec.validation.errors import divisors
 
 STATE, GATHERED, ACTIVATIONS = "state", "gathered", "activations"
-WHY = {
+UNFIT_REASONS = {
     STATE: "parameters, gradients and optimizer state exceed the memory",
     GATHERED: "state and gathered parameters exceed the memory",
     ACTIVATIONS: "state, gathered parameters and activations exceed the memory",
 }
-"""Reasons why a layout does not fit, in the order of their checks."""
+"""Descriptions of the reasons why layouts do not fit, in the order of the checks."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """The layouts of one model split.
+    """The layouts of one model split, to be explored.
 
-    bounds: Lower bounds in seconds, by policy. legal: Layouts for each policy.
+    bounds: Lower bounds on the seconds of a step, by checkpointing policy.
+    legal: Number of legal layouts per policy.
     """
 
     setting: Setting
@@ -56,32 +57,36 @@ class Task:
 
     @property
     def bound(self) -> float:
+        """Return the lower bound over all policies, in seconds."""
         return min(self.bounds.values())
 
     def nodes(self) -> Iterator[tuple[int, PipelineSchedule]]:
-        """Yield every micro-batch and schedule."""
+        """Yield all (sequences per micro-batch, pipeline schedule)."""
         return _nodes(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
-        """Return the number of ways in which data-parallel ranks can shard state."""
+        """Return the number of ways to shard state over data-parallel ranks."""
         return _splits(self.gpus, self.shape, schedule)
 
 
 def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
+    """Yield a task for each model split that the spec allows on `gpus` GPUs."""
     spec = setting.spec
-    if any(nodes_are_full(Layout(data_shard=gpus).of(spec).parallel, spec.launch)):
+    if any(nodes_are_full(Layout(data_shard=gpus).apply_to(spec).parallel, spec.launch)):
         return
     for shape in model_splits(spec, gpus):
         nodes = _nodes(spec, gpus, shape)
         if legal := sum(_splits(gpus, shape, schedule) for _, schedule in nodes):
-            bounds = {policy: least_seconds(setting, gpus, shape, policy) for policy in POLICIES}
+            bounds = {
+                policy: lower_bound_seconds(setting, gpus, shape, policy) for policy in POLICIES
+            }
             yield Task(setting, gpus, shape, bounds, legal)
 
 
-def promising(task: Task) -> tuple[float, int, int, bool]:
-    """Return a sort key that puts the most promising tasks first, so that more can be pruned.
+def task_priority(task: Task) -> tuple[float, int, int, bool]:
+    """Return a sort key by which the most promising tasks come first, so that more are pruned.
 
-    Ties between bounds go to few context ranks and to tensor ranks that fill half a node.
+    It is the bound, then few context ranks, then tensor ranks that fill half a node.
     """
     shape, node = task.shape, task.setting.device.gpus_per_node
     return task.bound, shape.context, abs(2 * shape.tensor - node), not shape.sequence
@@ -98,53 +103,57 @@ def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
 
 
 @dataclass(frozen=True)
-class Explored:
-    """Outcome of exploring one model split.
+class ExplorationResult:
+    """Result of exploring one model split.
 
     Attributes:
         best: (seconds of a step, layout), fastest first.
-        tally: Number of layouts by outcome: timed, slower, or why they do not fit.
-        least: Bytes of the smallest layout that does not fit.
+        tally: Number of layouts by outcome: "timed", "slower", or a key of `UNFIT_REASONS`.
+        min_bytes: Bytes of the smallest layout that does not fit; inf if none was tried.
     """
 
     best: list[tuple[float, Layout]]
     tally: Counter[str]
-    least: float
+    min_bytes: float
 
 
-def explore(task: Task, limit: float, keep: int) -> Explored:
+def explore(task: Task, limit: float, keep: int) -> ExplorationResult:
+    """Explore a task.
+
+    limit: seconds that a layout must beat. keep: number of layouts to return.
+    """
     return _Explorer(task, limit, keep).run()
 
 
 class _Explorer:
-    """Explores a model split by checkpointing policy, in order of lower bounds."""
+    """Explorer of a model split, one checkpointing policy after another."""
 
     def __init__(self, task: Task, limit: float, keep: int) -> None:
         self.task, self.limit, self.keep = task, limit, keep
         self.setting, self.spec = task.setting, task.setting.spec
         self.capacity = self.setting.device.memory
-        self.best = Best(keep)
+        self.best = BestLayouts(keep)
         self.tally: Counter[str] = Counter()
-        self.least = float("inf")
+        self.min_bytes = float("inf")
 
-    def run(self) -> Explored:
+    def run(self) -> ExplorationResult:
         for policy, bound in self.task.bounds.items():
             if bound >= self._limit():
                 self.tally["slower"] += self.task.legal
             else:
                 self._explore(policy)
-        return Explored(self.best.sorted, self.tally, self.least)
+        return ExplorationResult(self.best.sorted, self.tally, self.min_bytes)
 
     def _limit(self) -> float:
         return min(self.limit, self.best.limit)
 
     def _explore(self, policy: str) -> None:
         block = block_program(
-            self.task.shape.of(self.spec), policy, fused=self.setting.profile.fused
+            self.task.shape.apply_to(self.spec), policy, fused=self.setting.profile.fused
         )
         nodes = sorted(self._nodes(policy, block), key=lambda node: node.bound)
         for node in nodes:
-            if node.bound >= min(self._limit(), self.best.like(node.every[0])):
+            if node.bound >= min(self._limit(), self.best.best_of_kind(node.layouts[0])):
                 self.tally["slower"] += node.count
             else:
                 self._try_all(node, with_layout(block, node.spec, node.stages))
@@ -156,8 +165,8 @@ class _Explorer:
         for micro_batch in dict.fromkeys(size for size, _ in nodes):
             model, fits = None, False
             for schedule in (schedule for size, schedule in nodes if size == micro_batch):
-                every = self._every(policy, micro_batch, schedule)
-                node = _Node(0.0, every, sizes.stages(schedule), self.spec)
+                all_layouts = self._layouts(policy, micro_batch, schedule)
+                node = _Node(0.0, all_layouts, sizes.stages(schedule), self.spec)
                 saved = sizes.saved_bytes(node.stages, schedule) * micro_batch
                 if saved > self.capacity:
                     self.tally[ACTIVATIONS] += node.count
@@ -172,36 +181,38 @@ class _Explorer:
                 self.tally[ACTIVATIONS] += sum(map(self.task.splits, rest))
                 return
 
-    def _every(
+    def _layouts(
         self, policy: str, micro_batch: int, schedule: PipelineSchedule
     ) -> tuple[Layout, ...]:
         return layouts(self.task.gpus, self.task.shape, policy, micro_batch, schedule)
 
     def _try_all(self, node: _Node, program: Program) -> None:
-        """Try layouts that differ in the number of ranks that shard state, most first."""
-        model = self._model(node.every[0], program)
+        """Try layouts that differ in the number of ranks that shard state, most ranks first."""
+        model = self._model(node.layouts[0], program)
         first = model.seconds()
-        without = first.total - first.data - first.optimizer  # which is the same for all of them
-        without += model.accumulation_seconds  # which is longer where state is not sharded
+        other_seconds = (
+            first.total - first.data - first.optimizer
+        )  # which is the same for all of them
+        other_seconds += model.accumulation_seconds  # which is longer where state is not sharded
         reason = None
-        for layout in node.every:
+        for layout in node.layouts:
             shared = layout.data_shard * layout.context > 1
-            if without >= min(self._limit(), self.best.like(layout)):
+            if other_seconds >= min(self._limit(), self.best.best_of_kind(layout)):
                 self.tally["slower"] += 1
-            elif reason and shared:  # fewer that share need more; where none does none is gathered
+            elif reason and shared:  # fewer ranks that share state need more memory
                 self.tally[reason] += 1
             else:
                 reason = self._try(layout, program)
 
     def _model(self, layout: Layout, program: Program) -> StepModel:
-        return StepModel(replace(self.setting, spec=layout.of(self.spec)), program)
+        return StepModel(replace(self.setting, spec=layout.apply_to(self.spec)), program)
 
     def _try(self, layout: Layout, program: Program) -> str | None:
         """Return why a layout does not fit the device, or None if it does."""
         model = self._model(layout, program)
         memory = model.memory()
         if fit_within(memory.total, self.capacity) == "no":
-            self.least = min(self.least, memory.total)
+            self.min_bytes = min(self.min_bytes, memory.total)
             reason = _reason(memory, self.capacity)
             self.tally[reason] += 1
             return reason
@@ -214,61 +225,66 @@ class _Explorer:
 class _Node:
     """Layouts that differ only in how state is sharded.
 
-    bound: Lower bound in seconds. stages: Layers of each stage.
+    bound: Lower bound on the seconds of a step. stages: Number of layers of each stage.
     """
 
     bound: float
-    every: tuple[Layout, ...]
+    layouts: tuple[Layout, ...]
     stages: tuple[int, ...]
     base: Spec
 
     @property
     def count(self) -> int:
-        return len(self.every)
+        return len(self.layouts)
 
     @property
     def spec(self) -> Spec:
-        return self.every[0].of(self.base)
+        return self.layouts[0].apply_to(self.base)
 
 
 def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
-    """Return a lower bound on the seconds in which all micro-batches pass through all layers.
+    """Return a lower bound on the seconds of a step under a pipeline schedule.
 
-    At least one rank has the mean of the work, and the first and last micro-batch pass the other
-    ranks alone.
+    At least one rank has the mean work per micro-batch; while the pipeline fills and drains, it
+    waits for the others' work on one micro-batch.
     """
     layer = model.times[model.program.layers[0]].seconds
     ends = model.times["embed"].seconds + model.times["head"].seconds
-    whole = layer * len(model.program.layers) + ends
-    mean = whole / schedule.pipeline
-    return schedule.micro_batches * mean + (whole - mean) / schedule.virtual
+    total = layer * len(model.program.layers) + ends
+    mean = total / schedule.pipeline
+    return schedule.micro_batches * mean + (total - mean) / schedule.virtual
 
 
-class Best:
-    """The fastest layouts, one of each kind. limit: seconds that another kind must beat."""
+class BestLayouts:
+    """The `keep` fastest layouts, at most one of each kind (`Layout.kind`).
+
+    limit: seconds that a further kind must beat.
+    """
 
     def __init__(self, keep: int) -> None:
         self.keep, self.limit = keep, float("inf")
         self.kinds: dict[Layout, tuple[float, Layout]] = {}
 
     def add(self, seconds: float, layout: Layout) -> None:
-        kind, own = layout.kind, (seconds, layout)
-        if seconds < self.limit and (kind not in self.kinds or own < self.kinds[kind]):
-            self.kinds[kind] = own
+        """Add a layout if it is among the fastest."""
+        kind, entry = layout.kind, (seconds, layout)
+        if seconds < self.limit and (kind not in self.kinds or entry < self.kinds[kind]):
+            self.kinds[kind] = entry
             if len(self.kinds) >= self.keep:
                 self.limit = self.sorted[-1][0]
 
-    def like(self, layout: Layout) -> float:
-        """Return the seconds of the best known layout of the same kind."""
+    def best_of_kind(self, layout: Layout) -> float:
+        """Return the seconds of the fastest layout of the same kind; inf if there is none."""
         return self.kinds.get(layout.kind, (float("inf"),))[0]
 
     @property
     def sorted(self) -> list[tuple[float, Layout]]:
+        """Return (seconds, layout), fastest first."""
         return sorted(self.kinds.values())[: self.keep]
 
 
 class _Sizes:
-    """Estimates from a block's graphs: how layers are cut into stages, and what the stages keep."""
+    """Estimates from a block's graphs: layers of each stage, and bytes that stages save."""
 
     def __init__(self, program: Program, layers: int) -> None:
         self.layers = layers
@@ -285,7 +301,7 @@ class _Sizes:
         return self.cuts[count]
 
     def saved_bytes(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
-        """Return a lower bound of bytes that the first pipeline rank saves, at micro-batch 1."""
+        """Return a lower bound of the bytes that the first pipeline rank saves per sequence."""
         in_flight = 1.0
         if schedule.pipeline > 1:
             in_flight = micro_batches_in_flight(

@@ -1,6 +1,6 @@
-"""Cache of compiled graphs: specs that differ only in depth, stages or micro-batch share them.
+"""Cache of compiled graphs.
 
-So do specs that differ only in data-parallel ranks.
+Specs that differ only in depth, stages, micro-batch or data-parallel ranks share graphs.
 """
 
 from __future__ import annotations
@@ -17,33 +17,36 @@ from llamac.spec import Spec
 
 
 def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
-    """Return one layer of `spec` on one stage and one data rank, checkpointed by `policy`."""
-    return _checkpointed(_Alike(spec, fused), policy)
+    """Return the Program of one layer of `spec`, on one stage and one data rank.
+
+    policy: checkpointing policy. fused: whether to run the `fuse` pass.
+    """
+    return _checkpointed(_GraphKey(spec, fused), policy)
 
 
-class _Alike:
+class _GraphKey:
     """Cache key: equal for specs whose graphs differ only in the saved set."""
 
     def __init__(self, spec: Spec, fused: bool) -> None:
         self.spec, self.fused = spec, fused
         numbers = {"n_layers", "pipeline", "pipeline_virtual", "data_shard", "data_replicate"}
         sections = (spec.model, spec.parallel, spec.precision, spec.kernels)
-        given = [value for one in sections for key, value in one if key not in numbers]
-        given += [spec.batch.sequence_length, spec.hardware.kernels_for]
-        self.key = (fused, spec.document_end, *given)
+        values = [value for section in sections for key, value in section if key not in numbers]
+        values += [spec.batch.sequence_length, spec.hardware.kernels_for]
+        self.key = (fused, spec.document_end, *values)
 
     def __hash__(self) -> int:
         return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Alike) and self.key == other.key
+        return isinstance(other, _GraphKey) and self.key == other.key
 
-    def small(self) -> Spec:
+    def reduced_spec(self) -> Spec:
         parallel = self.spec.parallel
-        kept = ("tensor", "sequence", "context", "async_tensor", "overlap")
+        unchanged = ("tensor", "sequence", "context", "async_tensor", "overlap")
         return self.spec.replace(
             {
-                **{f"parallel.{key}": getattr(parallel, key) for key in kept},
+                **{f"parallel.{key}": getattr(parallel, key) for key in unchanged},
                 "model.n_layers": 1,
                 "batch.sequences": parallel.context,
                 "batch.micro_batch": 1,
@@ -59,26 +62,28 @@ class _Alike:
 
 
 @lru_cache(maxsize=512)
-def _differentiated(alike: _Alike) -> tuple[Spec, Program]:
+def _differentiated(key: _GraphKey) -> tuple[Spec, Program]:
     """Return the spec and Program before the pass `checkpoint`, cached."""
-    small = alike.small()
+    small = key.reduced_spec()
     program = Lower().apply(small)
-    for step in passes_for(small)[: _first()]:
-        if alike.fused or step.name != "fuse":
+    for step in passes_for(small)[: _checkpoint_index()]:
+        if key.fused or step.name != "fuse":
             program = step.apply(program)
     return small, program
 
 
 @lru_cache(maxsize=512)
-def _checkpointed(alike: _Alike, policy: str) -> Program:
-    small, program = _differentiated(alike)
+def _checkpointed(key: _GraphKey, policy: str) -> Program:
+    small, program = _differentiated(key)
     recompute = small.recompute.model_copy(update={"policy": policy})
-    for step in passes_for(small.model_copy(update={"recompute": recompute}))[_first() :]:
+    for step in passes_for(small.model_copy(update={"recompute": recompute}))[
+        _checkpoint_index() :
+    ]:
         program = step.apply(program)
     return program
 
 
-def _first() -> int:
+def _checkpoint_index() -> int:
     """Return the index of `checkpoint` among the passes after `lower`."""
     return NAMES.index(ActivationCheckpoint.name) - NAMES.index(Lower.name) - 1
 
@@ -90,10 +95,10 @@ def with_layout(
     layers: Sequence[str] = (),
     regions: Sequence[Region] = (),
 ) -> Program:
-    """Return `program` with the layers, stages and micro-batches of `spec`.
+    """Return `program` with the layers, stages and micro-batch of `spec`.
 
-    stages: number of layers of each. layers: the region of each, where they differ. regions: those
-    that `program` lacks.
+    stages: number of layers of each stage. layers: region of each layer; empty if all are equal.
+    regions: further regions that `layers` names.
     """
     return replace(
         program,

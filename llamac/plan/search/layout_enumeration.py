@@ -1,4 +1,4 @@
-"""Enumerate the layouts that a spec allows on a number of GPUs, for the search."""
+"""Enumerate the layouts that a spec allows on a number of GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamac.spec.validation.errors import divisors
 
 @dataclass(frozen=True)
 class ModelSplit:
-    """Tensor and context parallelism, which with checkpointing determine a layer's graphs."""
+    """Tensor and context parallelism, which determine a layer's graphs up to checkpointing."""
 
     tensor: int
     sequence: bool
@@ -22,14 +22,16 @@ class ModelSplit:
 
     @property
     def ranks(self) -> int:
+        """Return the number of ranks that share a layer."""
         return self.tensor * self.context
 
-    def of(self, spec: Spec) -> Spec:
-        return Layout(self.tensor, self.sequence, self.context).of(spec)
+    def apply_to(self, spec: Spec) -> Spec:
+        """Return `spec` with this split, on one data rank without a pipeline."""
+        return Layout(self.tensor, self.sequence, self.context).apply_to(spec)
 
 
 def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """Yield all splits over which heads, features, vocabulary and positions divide."""
+    """Yield all splits by which heads, features, vocabulary and positions are divisible."""
     for tensor in divisors(gpus):
         for context in divisors(gpus // tensor):
             if context > 1 and spec.data.document_mask:
@@ -42,7 +44,7 @@ def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
 
 @dataclass(frozen=True)
 class PipelineSchedule:
-    """Pipeline-parallel ranks, stages of each, and micro-batches."""
+    """Pipeline-parallel ranks, stages per rank, and micro-batches per data rank and step."""
 
     pipeline: int
     virtual: int
@@ -50,10 +52,13 @@ class PipelineSchedule:
 
 
 def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
-    """Yield all schedules that keep every stage busy. ranks: pipeline × data-parallel ranks."""
+    """Yield all schedules that have enough micro-batches for every stage.
+
+    ranks: product of pipeline and data-parallel ranks. micro_batch: sequences per micro-batch.
+    """
     sequences, layers = spec.batch.sequences, spec.model.n_layers
-    alone = spec.model.tied_embeddings or spec.data.document_mask
-    for pipeline in (1,) if alone else divisors(ranks):
+    one_stage = spec.model.tied_embeddings or spec.data.document_mask
+    for pipeline in (1,) if one_stage else divisors(ranks):
         data = ranks // pipeline
         if pipeline > layers or sequences % (micro_batch * data):
             continue

@@ -1,4 +1,4 @@
-"""Lower bounds on a layout's step time without a graph: ideal matmuls and exposed transfers."""
+"""Lower bounds on step time without graphs: ideal matmuls and unavoidable transfers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from llamac.plan.setting import Setting
 from llamac.spec.model import Model
 
 ROWS = 2**20
-"""Tokens of a matmul large enough to have no losses from its shape."""
+"""Tokens of a matmul that is large enough for its shape not to matter."""
 
 
-def least_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -> float:
-    """Return a lower bound of step seconds: a full pipeline, hidden data-parallel traffic.
+def lower_bound_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -> float:
+    """Return a lower bound on the seconds of a step.
 
-    In the forward pass each matmul waits for the gather before it and each scatter for its matmul,
-    so transfers are exposed. In the backward pass only weight gradients overlap them. Under tensor
-    parallelism a layer gathers and scatters the stream twice each way, or reduces it, which is both
+    It assumes a pipeline without bubble and overlapped data-parallel traffic. In the forward pass,
+    each matmul waits for the gather before it and each scatter for its matmul, so transfers are
+    exposed. In the backward pass only weight gradients overlap them. Under tensor parallelism a
+    layer gathers and scatters hidden states twice per pass, or all-reduces them, which is as much
     (Korthikanti et al. 2022); under context parallelism keys and values are gathered, and their
     gradients scattered.
+    policy: checkpointing policy.
     """
     spec = setting.spec
     cost = DeviceCost(
@@ -31,26 +33,26 @@ def least_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -
         strides={},
         profile=setting.profile,
     )
-    # A rank has a part of the positions and of the layers: as if all layers, of so many tokens.
+    # Tokens per rank, as if it had all layers.
     tokens = spec.batch.tokens * shape.tensor / gpus
 
-    def each(rows: int, columns: int, inner: int) -> float:
+    def seconds_of(rows: int, columns: int, inner: int) -> float:
         return cost.matmul(rows, columns, inner, setting.fp8) / ROWS * tokens
 
     forward = inputs = weights = 0.0
-    for into, out, times in _linears(spec.model, shape.tensor):
-        forward += times * each(ROWS, out, into)
-        inputs += times * each(ROWS, into, out)
-        weights += times * each(out, into, ROWS)
-    again = forward if policy == "full" else 0.0
+    for inputs_size, outputs_size, count in _linears(spec.model, shape.tensor):
+        forward += count * seconds_of(ROWS, outputs_size, inputs_size)
+        inputs += count * seconds_of(ROWS, inputs_size, outputs_size)
+        weights += count * seconds_of(outputs_size, inputs_size, ROWS)
+    recomputed = forward if policy == "full" else 0.0
     transfers = _transfers(setting, cost, shape, tokens) / 2  # of each way
-    computed = forward + inputs + weights + again
+    computed = forward + inputs + weights + recomputed
     hides = setting.profile.hides
     if hides is not None:
         return computed + 2 * transfers * (1 - hides)
     if spec.parallel.async_tensor:
         return max(computed, 2 * transfers)
-    return forward + transfers + max(inputs + weights + again, inputs + transfers)
+    return forward + transfers + max(inputs + weights + recomputed, inputs + transfers)
 
 
 def _linears(model: Model, ranks: int) -> Iterator[tuple[int, int, int]]:

@@ -1,6 +1,6 @@
-"""Layouts: parallel degrees, micro-batch and checkpointing policy of a run.
+"""Layouts of a run: parallel degrees, micro-batch and checkpointing policy.
 
-They are written as `tp8,pp4,vpp2,dp64,rep1,mb1,selective`; degrees of one are left out.
+Their text form is `tp8,pp4,vpp2,dp64,mb1,selective`; degrees of 1 are omitted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llamac.plan.target import LayoutError
 from llamac.spec import Spec
 
 POLICIES = ("none", "selective", "full")
-"""Checkpointing policies that a search tries."""
+"""Checkpointing policies that a search tries, from least to most recomputation."""
 
 EXAMPLE = "tp8,pp4,dp64,mb1,selective"
 _DEGREES = {
@@ -30,9 +30,10 @@ _DEGREES = {
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """Degrees as in [parallel], sequences of a micro-batch, and [recompute].
+    """A layout: degrees as in [parallel], sequences per micro-batch, and checkpointing.
 
-    budget: Bytes, with checkpoint = "budget".
+    sequence: sequence parallelism. checkpoint: recompute.policy. budget: bytes, if that is
+    "budget".
     """
 
     tensor: int = 1
@@ -48,18 +49,19 @@ class Layout:
 
     @property
     def data(self) -> int:
-        """Return the data-parallel degree, sharded and replicated."""
+        """Return the number of data-parallel ranks, shards times replicas."""
         return self.data_shard * self.data_replicate
 
     @property
     def ranks(self) -> int:
+        """Return the number of ranks."""
         return self.tensor * self.context * self.pipeline * self.data
 
     @property
     def kind(self) -> Layout:
-        """Return the layout without stages per pipeline rank and without state sharding.
+        """Return a representative that is equal for layouts of the same kind.
 
-        It is equal for layouts that differ only in these.
+        They may differ in the stages per pipeline rank and in the sharding of state.
         """
         return replace(self, pipeline_virtual=1, data_shard=self.data, data_replicate=1)
 
@@ -75,7 +77,7 @@ class Layout:
         return ",".join([*parts, self.checkpoint + limit])
 
     def changes(self, spec: Spec) -> dict[str, Any]:
-        """Return the changes of `spec` for this layout, as `Spec.replace` takes them."""
+        """Return the keys of `spec` that this layout changes, for `Spec.replace`."""
         new = {f"parallel.{key}": getattr(self, key) for key in _PARALLEL}
         if self.tensor == 1:
             del new["parallel.sequence"]  # which means nothing there
@@ -85,8 +87,8 @@ class Layout:
         new["recompute.budget"] = self.budget
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
-    def of(self, spec: Spec) -> Spec:
-        """Return `spec` with this layout, which must be legal, as it is not validated."""
+    def apply_to(self, spec: Spec) -> Spec:
+        """Return `spec` with this layout, without validating it."""
         update: dict[str, Any] = {key: getattr(self, key) for key in _PARALLEL}
         update["async_tensor"] = _async(spec, self)
         parts: dict[str, Any] = {
@@ -124,23 +126,24 @@ def layout_of(spec: Spec) -> Layout:
 
 
 def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
-    """Parse `tp8,pp4,dp64,mb1,selective` as a layout of `spec` on so many GPUs.
+    """Parse a layout such as `tp8,pp4,dp64,mb1,selective`, of `spec` on `gpus` GPUs.
 
-    Degrees not named are 1, except that `dp` takes the GPUs that are left; micro-batch and policy
-    default to the spec's. Raises LayoutError.
+    Degrees default to 1, except that `dp` defaults to the remaining GPUs; micro-batch and policy
+    default to the spec's. Raises LayoutError if the text is malformed or has another number of
+    ranks.
     """
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "micro_batch": spec.batch.micro_batch,
         "checkpoint": spec.recompute.policy,
         "budget": spec.recompute.budget,
     }
-    given = set()
+    named = set()
     for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
         degree = re.fullmatch(r"([a-z]+)([1-9][0-9]{0,6})", part)
         limit = re.fullmatch(r"budget([0-9]{1,6}(?:\.[0-9]{1,9})?)gb", part)
         if part in POLICIES or limit:
             key, value = "checkpoint", "budget" if limit else part
-            found["budget"] = round(Decimal(limit[1]) * 10**9) if limit else None
+            values["budget"] = round(Decimal(limit[1]) * 10**9) if limit else None
         elif part in ("sp", "nosp"):
             key, value = "sequence", part == "sp"
         elif degree and degree[1] in _DEGREES:
@@ -151,15 +154,15 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
                 f"{', '.join(f'{short}N' for short in _DEGREES)}, sp, nosp, "
                 f"{', '.join(POLICIES)}, budgetNGB, as in {EXAMPLE}"
             )
-        if key in given:
+        if key in named:
             raise LayoutError(f"layout {text!r} says twice what {key} is")
-        given.add(key)
-        found[key] = value
-    if not given:
+        named.add(key)
+        values[key] = value
+    if not named:
         raise LayoutError(f"layout {text!r} is empty; write one such as {EXAMPLE}")
-    layout = Layout(**found)
-    if "data_shard" not in given and gpus % layout.ranks == 0:
-        layout = Layout(**found, data_shard=gpus // layout.ranks)
+    layout = Layout(**values)
+    if "data_shard" not in named and gpus % layout.ranks == 0:
+        layout = Layout(**values, data_shard=gpus // layout.ranks)
     if layout.ranks != gpus:
         raise LayoutError(
             f"layout {text!r} has {layout.ranks:,} ranks, but there are {gpus:,} GPUs: the product "

@@ -22,7 +22,7 @@ from llamac.passes.analysis.peak_memory import CONTEXT, FRAGMENTS
 from llamac.passes.budget import BudgetError
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.search.explore import WHY, Best, explore, promising, tasks_of
+from llamac.plan.search.explore import UNFIT_REASONS, BestLayouts, explore, task_priority, tasks_of
 from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
@@ -36,26 +36,28 @@ SPARE = 2  # further layouts to compile, since exact predictions may change thei
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A layout with the prediction of its fully compiled Program."""
+class RankedLayout:
+    """A layout with the prediction of its compiled Program."""
 
     layout: Layout
     prediction: Prediction
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """Result of a search.
 
     Attributes:
-        best: Fastest first, one of each kind (`Layout.kind`).
-        legal: Legal layouts; unfit: those that do not fit, by reason; slower: those pruned by a
-            bound; timed: those that fit and were timed.
+        best: Layouts, fastest first, at most one of each kind (`Layout.kind`).
+        legal: Number of legal layouts.
+        unfit: Number of layouts that do not fit, by reason.
+        slower: Number of layouts that were pruned by a bound.
+        timed: Number of layouts that fit and were timed.
     """
 
     setting: Setting
     gpus: int
-    best: tuple[Ranked, ...]
+    best: tuple[RankedLayout, ...]
     legal: int
     unfit: Counter[str]
     slower: int
@@ -67,46 +69,53 @@ def search(
     gpus: int,
     top: int = 10,
     workers: int | None = None,
-    progress: Callable[[int, int, int], None] = lambda done, whole, timed: None,
-) -> Search:
+    progress: Callable[[int, int, int], None] = lambda done, total, timed: None,
+) -> SearchResult:
     """Find the `top` fastest layouts of a setting's spec that fit its device.
 
     Args:
-        workers: Processes; default: one for each core.
-        progress: Called with (shapes explored, all shapes, layouts timed).
+        gpus: Number of GPUs.
+        workers: Number of processes; None means one per core.
+        progress: Called with (model splits explored, all model splits, layouts timed).
 
-    Raises LayoutError where no layout is legal, or none fits.
+    Raises LayoutError if no layout is legal, or none fits.
     """
-    tasks = sorted(tasks_of(setting, gpus), key=promising)
+    tasks = sorted(tasks_of(setting, gpus), key=task_priority)
     if not tasks:
         raise LayoutError(_impossible(setting, gpus))
-    legal, whole = len(POLICIES) * sum(task.legal for task in tasks), len(tasks)
-    best, tally, least = Best(top + SPARE), Counter[str](), float("inf")
-    with _each(workers or len(os.sched_getaffinity(0))) as each:
+    legal, total = len(POLICIES) * sum(task.legal for task in tasks), len(tasks)
+    best, tally, min_bytes = BestLayouts(top + SPARE), Counter[str](), float("inf")
+    with _process_map(workers or len(os.sched_getaffinity(0))) as run_all:
         while wave := [task for task in tasks[:WAVE] if task.bound < best.limit]:
             tasks = tasks[len(wave) :]
-            for one in each(explore, [(task, best.limit, best.keep) for task in wave]):
-                for seconds, layout in one.best:
+            for result in run_all(explore, [(task, best.limit, best.keep) for task in wave]):
+                for seconds, layout in result.best:
                     best.add(seconds, layout)
-                tally += one.tally
-                least = min(least, one.least)
-            progress(whole - len(tasks), whole, tally["timed"])
-        progress(whole, whole, tally["timed"])
+                tally += result.tally
+                min_bytes = min(min_bytes, result.min_bytes)
+            progress(total - len(tasks), total, tally["timed"])
+        progress(total, total, tally["timed"])
         tally["slower"] += len(POLICIES) * sum(task.legal for task in tasks)
-        given = [(setting, layout) for _, layout in best.sorted]
-        exact = [one for one in each(_compiled, given) if one and fit_of(one.prediction) != "no"]
-        exact.sort(key=_fastest)
-        given = [(setting, layout) for layout in _budgeted(exact, setting)]
-        exact += [one for one in each(_compiled, given) if one and _gains(one, exact)]
+        candidates = [(setting, layout) for _, layout in best.sorted]
+        exact = [
+            result
+            for result in run_all(_compiled, candidates)
+            if result and fit_of(result.prediction) != "no"
+        ]
+        exact.sort(key=_rank_key)
+        candidates = [(setting, layout) for layout in _budgeted(exact, setting)]
+        exact += [
+            result for result in run_all(_compiled, candidates) if result and _gains(result, exact)
+        ]
     if not exact:
-        raise LayoutError(_nothing_fits(setting, gpus, tally, least))
-    exact.sort(key=_fastest)
-    return Search(
+        raise LayoutError(_nothing_fits(setting, gpus, tally, min_bytes))
+    exact.sort(key=_rank_key)
+    return SearchResult(
         setting,
         gpus,
         tuple(exact[:top]),
         legal=legal,
-        unfit=Counter({reason: tally[reason] for reason in WHY}),
+        unfit=Counter({reason: tally[reason] for reason in UNFIT_REASONS}),
         slower=tally["slower"],
         timed=tally["timed"],
     )
@@ -115,45 +124,49 @@ def search(
 # -- compiled candidates ----------------------------------------------------------------
 
 
-def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
+def _compiled(setting: Setting, layout: Layout) -> RankedLayout | None:
     """Return a layout's prediction as `llamac plan` makes it; None if its budget is too small."""
     spec = setting.spec.replace(layout.changes(setting.spec))
     try:
-        return Ranked(layout, predict(replace(setting, spec=spec)))
+        return RankedLayout(layout, predict(replace(setting, spec=spec)))
     except BudgetError:
         return None
 
 
-def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
+def _budgeted(ranked: Sequence[RankedLayout], setting: Setting) -> list[Layout]:
     """Return the best layouts with the device's memory as recomputation budget.
 
     A budget is expensive to compile, so only the best layouts are tried with one.
     """
-    memory = (setting.device.memory / memory_range().middle - CONTEXT) / (1 + FRAGMENTS)
+    memory = (setting.device.memory / memory_range().median - CONTEXT) / (1 + FRAGMENTS)
     budget = int(memory / BUDGET_STEP) * BUDGET_STEP
     if budget <= 0:
         return []
-    layouts = (replace(one.layout, checkpoint="budget", budget=budget) for one in found)
+    layouts = (
+        replace(candidate.layout, checkpoint="budget", budget=budget) for candidate in ranked
+    )
     return list(dict.fromkeys(layouts))[:BUDGETED]
 
 
-def _gains(one: Ranked, others: Sequence[Ranked]) -> bool:
+def _gains(candidate: RankedLayout, others: Sequence[RankedLayout]) -> bool:
     """Return whether a layout with a budget is faster than with every other policy."""
-    bare = replace(one.layout, checkpoint="", budget=None)
-    same = [other for other in others if replace(other.layout, checkpoint="") == bare]
-    least = min(other.prediction.seconds.total for other in same)
-    return fit_of(one.prediction) != "no" and one.prediction.seconds.total < least * (1 - 1e-9)
+    without_policy = replace(candidate.layout, checkpoint="", budget=None)
+    same = [other for other in others if replace(other.layout, checkpoint="") == without_policy]
+    fastest = min(other.prediction.seconds.total for other in same)
+    return fit_of(candidate.prediction) != "no" and candidate.prediction.seconds.total < fastest * (
+        1 - 1e-9
+    )
 
 
-def _fastest(one: Ranked) -> tuple[float, str]:
-    return one.prediction.seconds.total, str(one.layout)
+def _rank_key(ranked: RankedLayout) -> tuple[float, str]:
+    return ranked.prediction.seconds.total, str(ranked.layout)
 
 
 # -- processes -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _each(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+def _process_map(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """Yield a `map` over argument tuples with ordered results, run in forked processes.
 
     Forking avoids importing torch again. With one worker, or without fork, it runs in this process.
@@ -183,11 +196,13 @@ def _impossible(setting: Setting, gpus: int) -> str:
     )
 
 
-def _nothing_fits(setting: Setting, gpus: int, tally: Counter[str], least: float) -> str:
+def _nothing_fits(setting: Setting, gpus: int, tally: Counter[str], min_bytes: float) -> str:
     device = setting.device
-    reasons = ", ".join(f"{WHY[key]} in {tally[key]:,}" for key in WHY if tally[key])
-    laid_out = least < float("inf")  # otherwise activations alone were too much
-    smallest = f"; the smallest takes {least / 1e9:,.1f} GB" if laid_out else ""
+    reasons = ", ".join(
+        f"{UNFIT_REASONS[key]} in {tally[key]:,}" for key in UNFIT_REASONS if tally[key]
+    )
+    laid_out = min_bytes < float("inf")  # otherwise activations alone were too much
+    smallest = f"; the smallest takes {min_bytes / 1e9:,.1f} GB" if laid_out else ""
     return (
         f"no layout of {setting.spec.name} on {gpus:,} GPU{'s' * (gpus > 1)} fits the "
         f"{device.memory / 1e9:.1f} GB of {device.title}: {reasons}{smallest}. "

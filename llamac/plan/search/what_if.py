@@ -1,4 +1,4 @@
-"""Sensitivity of a prediction: its derivative by each figure of the machine and layout."""
+"""Sensitivity of a prediction to each figure of the device and to changes of the layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamac.spec import SpecError
 from llamac.spec.validation.errors import join_options
 
 STEP = 0.01
-"""Relative change by which a derivative is taken."""
+"""Relative change of a figure for its numerical derivative."""
 
 
 @dataclass(frozen=True)
@@ -25,33 +25,34 @@ class Change:
 
     Attributes:
         what: Description.
-        elasticity: Change of tokens/s in percent per percent; None for a change of layout.
-        doubled: Speed-up when the figure doubles, or the layout changes.
-        fits: The changed setting fits.
+        elasticity: Change of tokens/s in percent per percent of the figure; None for a change of
+            layout.
+        speedup: Factor on tokens/s if the figure doubles, or the layout changes.
+        fits: Whether the changed setting fits.
     """
 
     what: str
     elasticity: float | None
-    doubled: float
+    speedup: float
     fits: bool
 
 
 def what_if(prediction: Prediction, program: Program) -> list[Change]:
-    """Return changes of the device and of the layout, best first."""
-    found = [*_device_changes(prediction, program), *_layout_changes(prediction)]
-    return sorted(found, key=lambda one: -one.doubled)
+    """Return the effects of changes of the device and of the layout, best first."""
+    changes = [*_device_changes(prediction, program), *_layout_changes(prediction)]
+    return sorted(changes, key=lambda change: -change.speedup)
 
 
 def speedup_if_all_double(prediction: Prediction, program: Program) -> float:
-    """Return the speed-up if all figures of the device double."""
+    """Return the factor on tokens/s if all figures of the device double."""
     setting = prediction.setting
     device = setting.device
     for change in CHANGES.values():
         device = change(device, 2.0)
-    return _times(prediction, predict(replace(setting, device=device), program))
+    return _speed_ratio(prediction, predict(replace(setting, device=device), program))
 
 
-def _scaled(link: Link, factor: float) -> Link:
+def _scale_bandwidth(link: Link, factor: float) -> Link:
     return replace(link, bandwidth=link.bandwidth * factor)
 
 
@@ -62,9 +63,11 @@ CHANGES: dict[str, Callable[[Device, float], Device]] = {
     "more memory bandwidth": lambda device, by: replace(
         device, memory_bandwidth=device.memory_bandwidth * by
     ),
-    "faster links within a node": lambda device, by: replace(device, link=_scaled(device.link, by)),
+    "faster links within a node": lambda device, by: replace(
+        device, link=_scale_bandwidth(device.link, by)
+    ),
     "faster links between nodes": lambda device, by: replace(
-        device, network=_scaled(device.network, by)
+        device, network=_scale_bandwidth(device.network, by)
     ),
     "shorter latencies": lambda device, by: replace(
         device,
@@ -82,18 +85,18 @@ CHANGES: dict[str, Callable[[Device, float], Device]] = {
 def _device_changes(prediction: Prediction, program: Program) -> Iterator[Change]:
     setting = prediction.setting
     for what, change in CHANGES.items():
-        little, twice = (
+        nudged, doubled = (
             predict(replace(setting, device=change(setting.device, by)), program)
             for by in (1 + STEP, 2.0)
         )
-        slope = (_times(prediction, little) - 1) / STEP
-        yield Change(what, slope, _times(prediction, twice), twice.fits)
+        slope = (_speed_ratio(prediction, nudged) - 1) / STEP
+        yield Change(what, slope, _speed_ratio(prediction, doubled), doubled.fits)
 
 
 def _layout_changes(prediction: Prediction) -> Iterator[Change]:
     setting = prediction.setting
     spec, layout = setting.spec, layout_of(setting.spec)
-    tried: dict[str, dict[str, object]] = {
+    candidates: dict[str, dict[str, object]] = {
         f"micro-batches of {2 * layout.micro_batch}": {"micro_batch": 2 * layout.micro_batch},
         "half as many tensor-parallel ranks": {
             "tensor": layout.tensor // 2,
@@ -110,20 +113,20 @@ def _layout_changes(prediction: Prediction) -> Iterator[Change]:
     }
     if layout.checkpoint in POLICIES and layout.checkpoint != "none":
         less = POLICIES[POLICIES.index(layout.checkpoint) - 1]
-        tried[f"more memory: recompute.policy = {less}"] = {"checkpoint": less}
-    for what, changes in tried.items():
-        other = _tried(setting, replace(layout, **changes))  # type: ignore[arg-type]
+        candidates[f"more memory: recompute.policy = {less}"] = {"checkpoint": less}
+    for what, changes in candidates.items():
+        other = _predict_layout(setting, replace(layout, **changes))  # type: ignore[arg-type]
         if other is not None:
-            yield Change(what, None, _times(prediction, other), other.fits)
+            yield Change(what, None, _speed_ratio(prediction, other), other.fits)
     try:
         doubled = replace(setting, spec=spec.replace({"batch.sequences": 2 * spec.batch.sequences}))
     except SpecError:
         return
     other = predict(doubled)
-    yield Change("a batch of twice the tokens", None, _times(prediction, other), other.fits)
+    yield Change("a batch of twice the tokens", None, _speed_ratio(prediction, other), other.fits)
 
 
-def _tried(setting: Setting, layout: Layout) -> Prediction | None:
+def _predict_layout(setting: Setting, layout: Layout) -> Prediction | None:
     """Return the prediction of a layout with the same number of ranks, or None."""
     if layout.ranks != setting.spec.parallel.ranks or 0 in (layout.tensor, layout.pipeline):
         return None
@@ -134,43 +137,48 @@ def _tried(setting: Setting, layout: Layout) -> Prediction | None:
     return predict(replace(setting, spec=spec))
 
 
-def _times(today: Prediction, other: Prediction) -> float:
-    return other.tokens_per_second_per_gpu / today.tokens_per_second_per_gpu
+def _speed_ratio(current: Prediction, other: Prediction) -> float:
+    return other.tokens_per_second_per_gpu / current.tokens_per_second_per_gpu
 
 
-def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iterator[str]:
-    """Yield advice on how to reach `wanted` times the plan's speed."""
-    best = [one for one in changes if one.doubled > 1.005][:3]
-    reaching = [one for one in changes if one.doubled >= wanted and one.fits]
-    if reaching:
-        yield f"{wanted:g}x is reached by {join_options(one.what for one in reaching)}"
-    elif all_doubled < wanted * 0.995:
+def advice(changes: Sequence[Change], target: float, all_doubled: float) -> Iterator[str]:
+    """Yield sentences on how to reach `target` times the predicted speed.
+
+    all_doubled: factor on tokens/s if all figures of the device double.
+    """
+    best = [change for change in changes if change.speedup > 1.005][:3]
+    sufficient = [change for change in changes if change.speedup >= target and change.fits]
+    if sufficient:
+        yield f"{target:g}x is reached by {join_options(change.what for change in sufficient)}"
+    elif all_doubled < target * 0.995:
         yield (
-            f"{wanted:g}x is out of reach: with every rate of the device twice as high it would "
+            f"{target:g}x is out of reach: with every rate of the device twice as high it would "
             f"be {all_doubled:.2f}x"
         )
     else:
         yield (
-            f"no single change makes it {wanted:g}x; every rate of the device twice as high would "
+            f"no single change makes it {target:g}x; every rate of the device twice as high would "
             f"bring {all_doubled:.2f}x"
         )
-    for one in best:
-        slope = "" if one.elasticity is None else f" ({one.elasticity:.2f} % for each percent)"
-        much = "" if one.elasticity is None else ", twice as high,"
-        beyond = "" if one.fits else ", but does not fit"
-        yield f"{one.what}{much} would bring {one.doubled:.2f}x{slope}{beyond}"
+    for change in best:
+        slope = (
+            "" if change.elasticity is None else f" ({change.elasticity:.2f} % for each percent)"
+        )
+        much = "" if change.elasticity is None else ", twice as high,"
+        misfit = "" if change.fits else ", but does not fit"
+        yield f"{change.what}{much} would bring {change.speedup:.2f}x{slope}{misfit}"
 
 
 def what_if_section(changes: Sequence[Change]) -> TextTable:
-    """Return the table of the effects of each change of hardware or layout."""
+    """Return a table of the changes and their effects on tokens/s."""
     rows = [
         (
-            one.what,
-            "" if one.elasticity is None else f"{one.elasticity:.2f} %",
-            f"{one.doubled:.2f}x",
-            "" if one.fits else "does not fit",
+            change.what,
+            "" if change.elasticity is None else f"{change.elasticity:.2f} %",
+            f"{change.speedup:.2f}x",
+            "" if change.fits else "does not fit",
         )
-        for one in changes
+        for change in changes
     ]
     head = ("change", "for a percent of it", "twice as high, or changed", "")
     return TextTable("tokens/s over today's", head, rows, "<>><")

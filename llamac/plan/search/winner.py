@@ -1,4 +1,4 @@
-"""Report a search: a table of the best layouts, and the best one as a spec."""
+"""Report the result of a search: tables, JSON, and the best layout as a spec."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from llamac.plan.render.prediction_tables import (
     percent,
     readable_days,
 )
-from llamac.plan.search.derived_spec import derived_toml, override_values, whole_toml
-from llamac.plan.search.explore import WHY
+from llamac.plan.search.derived_spec import derived_toml, full_toml, override_values
+from llamac.plan.search.explore import UNFIT_REASONS
 from llamac.plan.search.rank_layout import Layout
-from llamac.plan.search.search import Ranked, Search
+from llamac.plan.search.search import RankedLayout, SearchResult
 
 
-def search_summary(found: Search) -> Iterator[str]:
-    """Return how many layouts were tried and why the others were dropped."""
-    spec, device = found.setting.spec, found.setting.device
-    yield f"{spec.name} on {found.gpus:,} × {device.title}: {found.legal:,} legal layouts"
-    for reason, words in WHY.items():
-        if count := found.unfit[reason]:
+def search_summary(result: SearchResult) -> Iterator[str]:
+    """Yield lines on how many layouts are legal, do not fit, were pruned and were timed."""
+    spec, device = result.setting.spec, result.setting.device
+    yield f"{spec.name} on {result.gpus:,} × {device.title}: {result.legal:,} legal layouts"
+    for reason, words in UNFIT_REASONS.items():
+        if count := result.unfit[reason]:
             yield f"  {count:>9,} do not fit: {words}"
-    if found.slower:
-        yield f"  {found.slower:>9,} are slower than the rows below, by a lower bound"
-    yield f"  {found.timed:>9,} fit and were timed"
+    if result.slower:
+        yield f"  {result.slower:>9,} are slower than the rows below, by a lower bound"
+    yield f"  {result.timed:>9,} fit and were timed"
 
 
-def winners_table(found: Search) -> TextTable:
-    """Return the table of the best layouts and their terms, in seconds per step."""
-    rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
+def winners_table(result: SearchResult) -> TextTable:
+    """Return a table of the best layouts, with throughput, memory and seconds per step."""
+    rows = [_row(number, ranked) for number, ranked in enumerate(result.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
         "dp: data ranks that shard state; rep: replicas of them; vpp: stages per pipeline rank; "
@@ -52,11 +52,11 @@ def winners_table(found: Search) -> TextTable:
 TERMS = ("compute", "tensor", "data", "bubble", "pipeline")
 
 
-def _row(number: int, one: Ranked) -> tuple[str, ...]:
-    prediction, seconds = one.prediction, one.prediction.seconds
+def _row(number: int, ranked: RankedLayout) -> tuple[str, ...]:
+    prediction, seconds = ranked.prediction, ranked.prediction.seconds
     return (
         str(number),
-        str(one.layout),
+        str(ranked.layout),
         digits(prediction.tokens_per_second_per_gpu),
         percent(prediction.mfu),
         digits(prediction.days),
@@ -66,37 +66,39 @@ def _row(number: int, one: Ranked) -> tuple[str, ...]:
     )
 
 
-def search_json(found: Search) -> dict[str, Any]:
+def search_json(result: SearchResult) -> dict[str, Any]:
     """Return the JSON values of `plan --search --json`."""
     return {
-        "legal": found.legal,
-        "does_not_fit": dict(found.unfit),
-        "slower": found.slower,
-        "timed": found.timed,
-        "best": [{"layout": str(one.layout), **one.prediction.to_json()} for one in found.best],
+        "legal": result.legal,
+        "does_not_fit": dict(result.unfit),
+        "slower": result.slower,
+        "timed": result.timed,
+        "best": [
+            {"layout": str(ranked.layout), **ranked.prediction.to_json()} for ranked in result.best
+        ],
     }
 
 
-def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -> str:
-    """Return the best layout as a spec for `out` that extends `base`, for `llamac build`.
+def winner_toml(result: SearchResult, base: str, overrides: Sequence[str], out: Path) -> str:
+    """Return the TOML of a spec with the best layout, for the file `out`.
 
-    base: as the command line names it.
+    base: spec that it extends, as named on the command line. overrides: values of `--set`.
     """
-    (best, *others), device = found.best, found.setting.device
+    (best, *others), device = result.best, result.setting.device
     prediction, layout = best.prediction, best.layout
     spec, seconds = prediction.setting.spec, prediction.seconds
-    changes = override_values(found.setting.spec, overrides) | _whole(layout)
+    changes = override_values(result.setting.spec, overrides) | _layout_keys(layout)
     if device.name in device_names():
         changes["hardware.gpu"] = device.name
     terms = ", ".join(f"{term} {getattr(seconds, term):.3f}" for term in TERMS)
-    above = [
-        f"The fastest of {found.legal:,} layouts on {found.gpus:,} x {device.title}, predicted:",
+    header = [
+        f"The fastest of {result.legal:,} layouts on {result.gpus:,} x {device.title}, predicted:",
         f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/GPU, MFU "
         f"{percent(prediction.mfu)}, {readable_days(prediction.days)} in all,",
         f"{gigabytes(prediction.memory.total)} of {gigabytes(device.memory)} GB.",
         f"A step takes {seconds.total:.3f} s: {terms}.",
     ]
-    above += [f"Next: {o.layout}, {o.prediction.seconds.total:.3f} s." for o in others[:1]]
+    header += [f"Next: {o.layout}, {o.prediction.seconds.total:.3f} s." for o in others[:1]]
     count = spec.micro_batches
     where = "within a node" if layout.tensor <= device.gpus_per_node else "across nodes"
     notes = {
@@ -105,17 +107,17 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
         "recompute": "what computes least again of what fits",
     }
     name = f"{spec.name}-best"
-    if found.setting.spec.recompute.budget is not None and layout.budget is None:
-        return whole_toml(spec, name, above, notes)
-    return derived_toml(base, out, name, changes, above, notes)
+    if result.setting.spec.recompute.budget is not None and layout.budget is None:
+        return full_toml(spec, name, header, notes)
+    return derived_toml(base, out, name, changes, header, notes)
 
 
-def _whole(layout: Layout) -> dict[str, Any]:
+def _layout_keys(layout: Layout) -> dict[str, Any]:
     """Return all parallel degrees, overriding those of the base spec."""
     degrees = {
-        f"parallel.{one.name}": getattr(layout, one.name)
-        for one in fields(layout)
-        if one.name not in ("micro_batch", "checkpoint", "budget")
+        f"parallel.{field.name}": getattr(layout, field.name)
+        for field in fields(layout)
+        if field.name not in ("micro_batch", "checkpoint", "budget")
     }
     rest: dict[str, Any] = {
         "batch.micro_batch": layout.micro_batch,

@@ -1,7 +1,7 @@
-"""Scaling laws, with their sources: the model that a compute budget trains best.
+"""Scaling laws: the compute-optimal model for a budget of training FLOPs.
 
-C: training FLOPs. N: parameters. D: tokens. C = 6·N·D (Kaplan et al. 2020, section 2.1), without
-attention's FLOPs, as in the laws. Losses: nats per token, of their authors' text.
+C: training FLOPs. N: parameters. D: tokens. C = 6·N·D (Kaplan et al. 2020, section 2.1), which
+excludes attention's FLOPs, as the laws do. Losses are in nats per token of their authors' text.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from llamac.plan.device.device import Device
 
 PETAFLOP_DAY = 86_400e15
-"""FLOPs."""
+"""FLOPs of a petaFLOP/s-day."""
 SMALLEST, LARGEST = 1e15, 1e28
-"""Smallest and largest budget in FLOPs for which the laws are used, from a GPU minute on."""
+"""Smallest and largest budget in FLOPs for which the laws are used."""
 USE = 0.45
 """Default fraction of a device's peak that training reaches: PaLM's was 46 % (Chowdhery et al.
 2022, table 3)."""
 
 
 class ComputeBudgetError(ValueError):
-    """The compute budget is malformed, or outside the range of every law."""
+    """The compute budget is malformed, or outside the range of the laws."""
 
     exit_code = 2
 
@@ -38,33 +38,38 @@ class LossLaw:
     beta: float
 
     def loss(self, parameters: float, tokens: float) -> float:
+        """Return the loss in nats per token."""
         return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
 
     def optimum(self, flops: float) -> float:
-        """Return the parameters with the smallest loss at 6·N·D = `flops` (equation 4)."""
+        """Return the parameter count with the smallest loss at 6·N·D = `flops` (equation 4)."""
         sums = self.alpha + self.beta
         scale = (self.alpha * self.a / (self.beta * self.b)) ** (1 / sums)
         return scale * (flops / 6) ** (self.beta / sums)
 
     def tokens_for(self, loss: float, parameters: float) -> float | None:
-        """Return the tokens on which a model reaches a loss; None if no number does."""
-        left = loss - self.e - self.a / parameters**self.alpha
-        return (self.b / left) ** (1 / self.beta) if left > 0 else None
+        """Return the tokens on which a model reaches a loss; None if it never does."""
+        data_term = loss - self.e - self.a / parameters**self.alpha
+        return (self.b / data_term) ** (1 / self.beta) if data_term > 0 else None
 
 
 HOFFMANN = LossLaw(
     "Chinchilla, approach 3", 1.69337368, 406.401018, 410.722827, 0.33917084, 0.2849083
 )
-"""Hoffmann et al. 2022, equation 10, with the digits that Besiroglu et al. 2024 found in its
-source: exponents rounded to two miss the paper's own table A3 by a fifth."""
+"""Hoffmann et al. 2022, equation 10, with the digits that Besiroglu et al. 2024 found in its file.
+
+With exponents rounded to two digits, results differ from the paper's table A3 by a fifth.
+"""
 BESIROGLU = LossLaw("approach 3, refitted", 1.8172, 482.01, 2085.43, 0.3478, 0.3658)
-"""Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt", table 1: the same data, the
-optimizer of the fit not stopped early."""
+"""Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt", table 1.
+
+This is fitted to the same data, without stopping the optimizer of the fit early.
+"""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """A law's optimum for a budget. key: Its name on the command line."""
+    """Compute-optimal model of a law for a budget. key: name of the law on the command line."""
 
     key: str
     name: str
@@ -74,11 +79,12 @@ class Optimum:
 
     @property
     def flops(self) -> float:
+        """Return the training FLOPs."""
         return 6 * self.parameters * self.tokens
 
 
 def optima(flops: float) -> list[Optimum]:
-    """Return the optimum of a budget by each law; losses by BESIROGLU, for comparison.
+    """Return the optimum of a budget by each law, with the loss that BESIROGLU gives.
 
     Approaches 1 and 2 are power laws through a row of Hoffmann et al. 2022, tables 3 and A3:
     67B parameters at 5.76e23 FLOPs, C^0.50, and at 6.88e23, C^0.49. Kaplan et al. 2020, table 6:
@@ -100,12 +106,11 @@ def _optimum(key: str, name: str, parameters: float, flops: float) -> Optimum:
 
 
 @dataclass(frozen=True)
-class Smaller:
+class SmallerModel:
     """A model smaller than the optimum that reaches its loss on more tokens, as LLaMA's do.
 
-    share: fraction of the optimum's parameters. flops: training FLOPs. repaid: inference tokens
-    after which cheaper inference offsets the more expensive training. same: loss when trained with
-    the optimum's FLOPs.
+    share: parameters relative to the optimum's. repaid: inference tokens after which cheaper
+    inference offsets the more expensive training. same: loss if trained with the optimum's FLOPs.
     """
 
     share: float
@@ -117,6 +122,7 @@ class Smaller:
 
     @property
     def flops(self) -> float:
+        """Return the training FLOPs."""
         return 6 * self.parameters * self.tokens
 
     @property
@@ -128,12 +134,12 @@ class Smaller:
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
-def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
-    """Yield the optimum and smaller models that reach its loss on more tokens.
+def smaller_models(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[SmallerModel]:
+    """Yield the optimum, and smaller models that reach its loss on more tokens.
 
-    Touvron et al. 2023, section 1: the model that is cheapest to train to a level is not the one
-    that is cheapest to use there. Counted as Sardana et al. 2023 do: 6·N·D of training, 2·N for
-    each token of inference.
+    The model that is cheapest to train to a loss is not the cheapest at inference (Touvron et al.
+    2023, section 1). As in Sardana et al. 2023, training takes 6·N·D FLOPs, and inference 2·N per
+    token. law: gives the losses.
     """
     for share in SHARES:
         size = best.parameters * share
@@ -143,11 +149,11 @@ def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
         more, saved = 6 * size * tokens - best.flops, 2 * (best.parameters - size)
         repaid = max(0.0, more) / saved if saved else 0.0
         same = law.loss(size, best.flops / (6 * size))
-        yield Smaller(share, size, tokens, best.loss, repaid, same)
+        yield SmallerModel(share, size, tokens, best.loss, repaid, same)
 
 
 def parse_flops(text: str) -> float:
-    """Return FLOPs of `1e22`. Raises ComputeBudgetError."""
+    """Parse a number of FLOPs such as "1e22". Raises ComputeBudgetError."""
     try:
         flops = float(text.replace("_", ""))
     except ValueError:
@@ -161,9 +167,9 @@ def parse_flops(text: str) -> float:
 
 
 def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Return the FLOPs of `gpu_days` days of one GPU at a share `use` of its peak.
+    """Return the FLOPs of `gpu_days` days of one GPU.
 
-    Raises ComputeBudgetError.
+    use: fraction of the peak that is reached. Raises ComputeBudgetError outside the laws' range.
     """
     flops = gpu_days * 86_400 * device.flops(dtype) * use
     if not SMALLEST <= flops <= LARGEST:
@@ -175,5 +181,5 @@ def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf
 
 
 def gpu_days(flops: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Return the days that `flops` take on one GPU at a share `use` of its peak."""
+    """Return the days that `flops` take on one GPU at the fraction `use` of its peak."""
     return flops / (86_400 * device.flops(dtype) * use)

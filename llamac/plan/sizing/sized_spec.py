@@ -1,4 +1,4 @@
-"""Tables of optimal models for a compute budget, and the chosen model as a spec."""
+"""Tables of compute-optimal models for a budget, and a chosen one as a spec."""
 
 from __future__ import annotations
 
@@ -18,31 +18,36 @@ from llamac.plan.sizing.scaling_laws import (
     Optimum,
     gpu_days,
     optima,
-    smaller,
+    smaller_models,
 )
 from llamac.spec import Spec, load_spec
 from llamac.spec.parallel import ONE_RANK
 
 RECIPE = "65b"  # source of a sized spec's data, optimizer and schedule
-LLAMA = "llama"  # the choice of half the refitted optimum, with its loss
-LARGEST_BATCH = 2**22  # tokens a step: LLaMA's
-STEPS = 20_000  # about as many as a run should have at least
-WARMUP = 2000, 50  # steps of warm-up at most (LLaMA's), and the part of all that they are at most
+LLAMA = "llama"  # key of half the refitted optimum, trained to its loss
+LARGEST_BATCH = 2**22  # tokens per step, as LLaMA's
+STEPS = 20_000  # approximate minimum number of steps of a run
+WARMUP = 2000, 50  # at most 2000 steps of warm-up (LLaMA's), and 1 / 50 of all steps
 
 
 @dataclass(frozen=True)
 class ComputeBudget:
-    """Training FLOPs, and the device in whose days they are reported."""
+    """Training FLOPs, and the device for which they are converted to days.
+
+    use: fraction of the device's peak that training reaches.
+    """
 
     flops: float
     device: Device
     use: float = USE
 
     def days(self, flops: float) -> float:
+        """Return the days that `flops` take on one device."""
         return gpu_days(flops, self.device, self.use)
 
 
 def budget_heading(budget: ComputeBudget) -> str:
+    """Return the budget in FLOPs and in days of its device, as a line of text."""
     return (
         f"{budget.flops:.3g} training FLOPs: {digits(budget.days(budget.flops))} days of one "
         f"{budget.device.title} at {percent(budget.use)} of its peak"
@@ -50,18 +55,19 @@ def budget_heading(budget: ComputeBudget) -> str:
 
 
 def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
-    found = optima(budget.flops)
+    """Yield a table of each law's optimum, and one of smaller models with the same loss."""
+    optima_of_laws = optima(budget.flops)
     rows = [
         (
-            one.key,
-            one.name,
-            quantity(one.parameters),
-            quantity(one.tokens),
-            digits(one.tokens / one.parameters),
-            f"{one.loss:.3f}",
-            digits(2 * one.parameters / 1e9),
+            model.key,
+            model.name,
+            quantity(model.parameters),
+            quantity(model.tokens),
+            digits(model.tokens / model.parameters),
+            f"{model.loss:.3f}",
+            digits(2 * model.parameters / 1e9),
         )
-        for one in found
+        for model in optima_of_laws
     ]
     head = ("", "law", "parameters", "tokens", "D/N", "loss", "inference GFLOPs/token")
     note = (
@@ -70,20 +76,20 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
         "the critical size."
     )
     yield TextTable("model with the lowest loss for this budget", head, rows, "<<>>>>>", note=note)
-    best = _refitted(found)
+    best = _refitted(optima_of_laws)
     rows = [
         (
-            percent(one.share),
-            quantity(one.parameters),
-            quantity(one.tokens),
-            digits(one.tokens / one.parameters),
-            f"{one.flops:.2e}",
-            digits(budget.days(one.flops)),
-            digits(one.inference / 1e9),
-            quantity(one.repaid) if one.repaid else "",
-            f"{one.same:.3f}",
+            percent(model.share),
+            quantity(model.parameters),
+            quantity(model.tokens),
+            digits(model.tokens / model.parameters),
+            f"{model.flops:.2e}",
+            digits(budget.days(model.flops)),
+            digits(model.inference / 1e9),
+            quantity(model.repaid) if model.repaid else "",
+            f"{model.same:.3f}",
         )
-        for one in smaller(best)
+        for model in smaller_models(best)
     ]
     head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "inference GFLOPs/token")
     head = (*head, "cheaper after", "loss at this budget")
@@ -97,48 +103,54 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
 
 
 def budget_json(budget: ComputeBudget) -> dict[str, Any]:
-    """Return the JSON values of `plan --compute --json`: each law's optimum, smaller models."""
-    found = optima(budget.flops)
+    """Return the JSON values of `plan --compute --json`: optima of the laws, smaller models."""
+    optima_of_laws = optima(budget.flops)
     return {
         "flops": budget.flops,
         "device": budget.device.name,
         "use": budget.use,
         "gpu_days": budget.days(budget.flops),
-        "optima": [vars(one) | {"flops": one.flops} for one in found],
-        "smaller": [vars(one) | {"flops": one.flops} for one in smaller(_refitted(found))],
+        "optima": [vars(model) | {"flops": model.flops} for model in optima_of_laws],
+        "smaller": [
+            vars(model) | {"flops": model.flops}
+            for model in smaller_models(_refitted(optima_of_laws))
+        ],
     }
 
 
-def _refitted(found: Sequence[Optimum]) -> Optimum:
-    return next(one for one in found if one.key == "refitted")
+def _refitted(optima_of_laws: Sequence[Optimum]) -> Optimum:
+    return next(optimum for optimum in optima_of_laws if optimum.key == "refitted")
 
 
 def choices() -> tuple[str, ...]:
-    return (*(one.key for one in optima(1e20)), LLAMA)
+    """Return the keys that `optimum_named` accepts."""
+    return (*(optimum.key for optimum in optima(1e20)), LLAMA)
 
 
 def optimum_named(budget: ComputeBudget, key: str) -> Optimum:
-    """Return a law's optimum; `llama`: half the refitted optimum, with tokens for its loss."""
-    found = optima(budget.flops)
+    """Return the optimum of a law; "llama" is half the refitted one, trained to its loss."""
+    optima_of_laws = optima(budget.flops)
     if key != LLAMA:
-        return next(one for one in found if one.key == key)
-    half = next(one for one in smaller(_refitted(found)) if one.share == 0.5)
+        return next(optimum for optimum in optima_of_laws if optimum.key == key)
+    half = next(
+        optimum for optimum in smaller_models(_refitted(optima_of_laws)) if optimum.share == 0.5
+    )
     return Optimum(LLAMA, "LLaMA's argument", half.parameters, half.tokens, half.loss)
 
 
-def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
-    """Return a LLaMA of about this size on one rank, as changes to a recipe.
+def sized_changes(optimum: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
+    """Return (shape, changes of `recipe`) for a LLaMA of about this size on one rank.
 
-    Raises ComputeBudgetError.
+    Raises ComputeBudgetError if the optimum is smaller than the smallest LLaMA.
     """
     try:
-        shape = llama_with(one.parameters, recipe.model.vocab_size)
+        shape = llama_with(optimum.parameters, recipe.model.vocab_size)
     except ValueError as error:
         raise ComputeBudgetError(f"{error}; give more compute") from error
-    length, tokens = recipe.batch.sequence_length, round(one.tokens)
+    length, tokens = recipe.batch.sequence_length, round(optimum.tokens)
     power = 2 ** max(0, (tokens // STEPS).bit_length() - 1)
     batch = max(length, min(LARGEST_BATCH, power) // length * length)
-    most, part = WARMUP
+    max_warmup, fraction = WARMUP
     return shape, {
         "model.dim": shape.dim,
         "model.n_layers": shape.n_layers,
@@ -147,24 +159,27 @@ def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any
         "batch.micro_batch": 1,
         "optimizer.lr": 3e-4 if shape.parameters < 20e9 else 1.5e-4,
         "schedule.tokens": tokens,
-        "schedule.warmup_steps": min(most, -(-tokens // batch) // part),
+        "schedule.warmup_steps": min(max_warmup, -(-tokens // batch) // fraction),
         **ONE_RANK,
     }
 
 
 def sized_toml(
-    one: Optimum, budget: ComputeBudget, overrides: Sequence[str], out: Path
+    optimum: Optimum, budget: ComputeBudget, overrides: Sequence[str], out: Path
 ) -> tuple[str, ModelShape]:
-    """Return the spec of a size for the file `out`, commented with its reasons, and its shape.
+    """Return (TOML of a spec for an optimum, the model's shape).
 
-    Raises ComputeBudgetError, SpecError.
+    overrides: values of `--set`. out: file that the spec will be written to.
+    Raises ComputeBudgetError or SpecError.
     """
     recipe = load_spec(RECIPE, overrides)
-    shape, changes = sized_changes(one, recipe)
+    shape, changes = sized_changes(optimum, recipe)
     spec = recipe.replace(changes)
-    above = [
-        f"{shape.parameters:,} parameters on {quantity(one.tokens)} tokens. {one.name} wants",
-        f"{quantity(one.parameters)} for {budget.flops:.3g} training FLOPs. Data, optimizer and",
+    header = [
+        f"{shape.parameters:,} parameters on {quantity(optimum.tokens)} tokens. "
+        f"{optimum.name} wants",
+        f"{quantity(optimum.parameters)} for {budget.flops:.3g} training FLOPs. Data, optimizer "
+        "and",
         "schedule are those of LLaMA 65B. To lay it out on GPUs:",
         f"llamac plan {out} --search --gpus N --device NAME -o best.toml",
     ]
@@ -172,9 +187,9 @@ def sized_toml(
         "model": "heads of 128, width to depth as LLaMA has it",
         "batch": f"{spec.total_steps:,} steps",
         "optimizer": "LLaMA's rate for this size",
-        "schedule": f"{digits(one.tokens / shape.parameters)} tokens a parameter",
+        "schedule": f"{digits(optimum.tokens / shape.parameters)} tokens a parameter",
         "parallel": "one rank, until it is laid out",
     }
     name = f"sized-{quantity(shape.parameters).lower()}"
     changes = override_values(recipe, overrides) | changes
-    return derived_toml(RECIPE, out, name, changes, above, notes), shape
+    return derived_toml(RECIPE, out, name, changes, header, notes), shape

@@ -1,4 +1,4 @@
-"""Break a step's time down: by op, by region, and by transfer."""
+"""Break down the time of a step by region, op and transfer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ WITHIN, BETWEEN = "within a node", "between nodes"
 
 @dataclass(frozen=True)
 class RegionCost:
-    """A region's graph on the slowest rank.
+    """Cost of a region's graph on the slowest rank.
 
-    count: Runs per step. Per run: seconds, waits included; waits: seconds of exposed transfers;
+    count: runs per step. Per run: seconds, including waits; waits: seconds of exposed transfers;
     flops; nbytes: bytes moved in device memory.
     """
 
@@ -38,15 +38,15 @@ class RegionCost:
 
     @property
     def total(self) -> float:
+        """Return the seconds per step."""
         return self.count * self.seconds
 
 
 @dataclass(frozen=True)
 class OpCost:
-    """Ops of one kind and shape, in one region and direction.
+    """Cost of the ops of one kind and shape, in one region and direction.
 
-    count: Ops per step. seconds, flops, nbytes: Per op. bound: Its bottleneck
-    (`bound_of`).
+    count: ops per step. seconds, flops, nbytes: per op. bound: its bottleneck, from `bound_of`.
     """
 
     region: str
@@ -61,16 +61,17 @@ class OpCost:
 
     @property
     def total(self) -> float:
+        """Return the seconds per step."""
         return self.count * self.seconds
 
 
 @dataclass(frozen=True)
 class TransferCost:
-    """Transfers of one kind.
+    """Cost of the transfers of one kind.
 
-    ranks: Size of the group; link: the slowest link that it crosses. nbytes: Bytes that a rank
-    sends per transfer. count: Transfers per step. seconds: Per transfer; exposed: those of them for
-    which compute waits. node: (region, direction, name) of a transfer that belongs to a graph.
+    ranks: size of the group. link: slowest link that it crosses. nbytes: bytes that a rank sends
+    per transfer. count: transfers per step. seconds: per transfer. exposed: seconds per transfer in
+    which compute waits. node: (region, direction, node name) of a transfer in a graph, else None.
     """
 
     where: str
@@ -87,19 +88,19 @@ class TransferCost:
 
 def regions(step: StepTimeline) -> list[RegionCost]:
     """Return the cost of each region's graphs, by descending time per step."""
-    found = []
+    costs = []
     for (region, way), count in _runs(step).items():
         timed, nodes = step.graphs[region, way], list(ops_in(step.graph(region, way)))
         flops = sum(operation_count(node, step.cost.symbols) for node in nodes)
         moved = sum(traffic(step, node) for node in nodes)
         waits = sum(span.exposed for span in timed.waits)
-        found.append(RegionCost(region, way, count, timed.seconds, waits, flops, moved))
-    return sorted(found, key=lambda one: -one.total)
+        costs.append(RegionCost(region, way, count, timed.seconds, waits, flops, moved))
+    return sorted(costs, key=lambda cost: -cost.total)
 
 
 def ops(step: StepTimeline) -> list[OpCost]:
     """Return the cost of each kind of op, by descending time per step."""
-    found: dict[tuple[str, ...], OpCost] = {}
+    costs: dict[tuple[str, ...], OpCost] = {}
     for (region, way), count in _runs(step).items():
         for span in step.graphs[region, way].spans:
             if span.lane == COMPUTE:
@@ -107,15 +108,15 @@ def ops(step: StepTimeline) -> list[OpCost]:
                 name, shape = op_of(node).name, _shape(step, node)
                 flops, moved = operation_count(node, step.cost.symbols), traffic(step, node)
                 key = (region, way, name, shape)
-                times = count + (found[key].count if key in found else 0)
+                times = count + (costs[key].count if key in costs else 0)
                 limit = bound_of(step, flops, moved)
-                found[key] = OpCost(region, way, name, shape, times, flops, moved, takes, limit)
-    return sorted(found.values(), key=lambda one: -one.total)
+                costs[key] = OpCost(region, way, name, shape, times, flops, moved, takes, limit)
+    return sorted(costs.values(), key=lambda cost: -cost.total)
 
 
 def transfer_costs(step: StepTimeline) -> list[TransferCost]:
-    """Return collectives of the graphs by region, then of data ranks and of pipeline stages."""
-    found = []
+    """Return the cost of each transfer: collectives in graphs, data-parallel ones, sends."""
+    costs = []
     device, mesh = step.prediction.setting.device, step.cost.mesh
     for (region, way), count in _runs(step).items():
         for span in step.graphs[region, way].spans:
@@ -127,38 +128,47 @@ def transfer_costs(step: StepTimeline) -> list[TransferCost]:
                 where = f"{region} {way}: {_result(span.node)}"
                 numbers = sent, count, takes, span.exposed
                 node = region, way, span.node.name
-                found.append(TransferCost(where, kind, axis, mesh[axis], link, *numbers, node))
-    return found + _around(step)
+                costs.append(TransferCost(where, kind, axis, mesh[axis], link, *numbers, node))
+    return costs + _transfers_between_graphs(step)
 
 
-def _around(step: StepTimeline) -> list[TransferCost]:
+def _transfers_between_graphs(step: StepTimeline) -> list[TransferCost]:
     """Return the transfers outside graphs: of data-parallel ranks and pipeline stages."""
     seconds, device = step.prediction.seconds, step.prediction.setting.device
-    waited = {DATA: seconds.data, PIPELINE: seconds.pipeline}
-    alike: dict[tuple[str, Transfer | None], list[Event]] = {}
+    exposed_seconds = {DATA: seconds.data, PIPELINE: seconds.pipeline}
+    groups: dict[tuple[str, Transfer | None], list[Event]] = {}
     for event in step.events:
-        if event.lane in waited:
-            alike.setdefault((event.lane, event.transfer), []).append(event)
-    whole = dict.fromkeys(waited, 0.0)
-    for (lane, one), events in alike.items():
-        whole[lane] += sum(_seconds(event, one) for event in events)
-    model, found = step.model, []
-    for (lane, one), events in alike.items():
-        takes = _seconds(events[0], one)
-        exposed = takes * min(1.0, waited[lane] / whole[lane]) if whole[lane] else 0.0
-        if one is None:
+        if event.lane in exposed_seconds:
+            groups.setdefault((event.lane, event.transfer), []).append(event)
+    total_seconds = dict.fromkeys(exposed_seconds, 0.0)
+    for (lane, transfer), events in groups.items():
+        total_seconds[lane] += sum(_seconds(event, transfer) for event in events)
+    model, costs = step.model, []
+    for (lane, transfer), events in groups.items():
+        takes = _seconds(events[0], transfer)
+        exposed = (
+            takes * min(1.0, exposed_seconds[lane] / total_seconds[lane])
+            if total_seconds[lane]
+            else 0.0
+        )
+        if transfer is None:
             stride = model.tp * model.cp * model.data
             where, kind, axis, ranks = "between stages", "send", "pp", model.pp
             sent = events[0].nbytes
         else:
-            where = {"gather": "parameters", "reduce": "gradients"}[one.purpose]
-            kind, axis, ranks, stride = one.collective, one.axis, one.ranks, one.stride
-            sent = one.nbytes
+            where = {"gather": "parameters", "reduce": "gradients"}[transfer.purpose]
+            kind, axis, ranks, stride = (
+                transfer.collective,
+                transfer.axis,
+                transfer.ranks,
+                transfer.stride,
+            )
+            sent = transfer.nbytes
         link = link_of(device, ranks, stride)
-        found.append(
+        costs.append(
             TransferCost(where, kind, axis, ranks, link, sent, len(events), takes, exposed)
         )
-    return found
+    return costs
 
 
 def _seconds(event: Event, transfer: Transfer | None) -> float:
@@ -166,32 +176,32 @@ def _seconds(event: Event, transfer: Transfer | None) -> float:
 
 
 def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[str, Any]:
-    """Return the JSON values of `--ops` and `--collectives`: bytes, FLOPs and seconds."""
-    found: dict[str, Any] = {}
+    """Return the JSON values of `plan --ops` and `--collectives`, in bytes, FLOPs and seconds."""
+    values: dict[str, Any] = {}
     if by_op:
-        found["regions"] = [vars(one) for one in regions(step)]
-        found["ops"] = [vars(one) for one in ops(step)]
+        values["regions"] = [vars(cost) for cost in regions(step)]
+        values["ops"] = [vars(cost) for cost in ops(step)]
     if collectives:
-        found["collectives"] = [vars(one) for one in transfer_costs(step)]
-    return found
+        values["collectives"] = [vars(cost) for cost in transfer_costs(step)]
+    return values
 
 
 def link_of(device: Device, ranks: int, stride: int) -> str:
-    """Return the kind of the slowest link that a group's transfers cross."""
+    """Return the slowest link that a group crosses: WITHIN or BETWEEN."""
     return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
 
 
 def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
     """Return the number of runs per step of each graph."""
-    found: dict[tuple[str, Any], int] = {}
+    counts: dict[tuple[str, Any], int] = {}
     for event in step.events:
         if event.runs:
-            found[event.name, event.kind] = found.get((event.name, event.kind), 0) + 1
-    return found
+            counts[event.name, event.kind] = counts.get((event.name, event.kind), 0) + 1
+    return counts
 
 
 def traffic(step: StepTimeline, node: fx.Node) -> int:
-    """Return bytes that an op reads and writes; 0 for a view."""
+    """Return the bytes that an op reads and writes; 0 for a view."""
     if op_of(node).cost == "view":
         return 0
     values = {*operands_of(node), *values_of(node)}
@@ -199,7 +209,7 @@ def traffic(step: StepTimeline, node: fx.Node) -> int:
 
 
 def bound_of(step: StepTimeline, flops: float, nbytes: float) -> str:
-    """Return the bottleneck of an op: arithmetic, memory or launch overhead."""
+    """Return the bottleneck of an op: "arithmetic", "memory" or "launch"."""
     device = step.prediction.setting.device
     limits = {
         "arithmetic": flops / device.flops(step.cost.dtype),

@@ -1,4 +1,4 @@
-"""Omission of repeated micro-batches from the picture of a step."""
+"""Omit repeated micro-batches from the picture of a step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Fold:
-    """Begin and end of the omitted part in seconds, both the step's end if nothing is omitted.
+    """Omitted part of a step.
 
-    hidden: number of omitted turns per direction.
+    begin, end: its bounds in seconds; both are the step's end if nothing is omitted.
+    hidden: number of omitted turns in each direction.
     """
 
     begin: float
@@ -22,6 +23,7 @@ class Fold:
     hidden: int
 
     def shows(self, event: Event) -> bool:
+        """Return whether an event is outside the omitted part."""
         return event.end <= self.begin or event.begin >= self.end
 
 

@@ -1,4 +1,4 @@
-"""Memory of a rank over a step, by the liveness analysis behind the predicted peak."""
+"""Memory of a rank over a step, from the liveness analysis that predicts its peak."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Moment:
-    """Memory from one moment on, in bytes.
+    """Memory from one moment on, in bytes, without memory that is constant over the step.
 
     Attributes:
-        time: Seconds.
-        saved: Activations kept for the backward pass.
+        time: Seconds from the start of the step.
+        saved: Activations saved for the backward pass.
         working: Temporary memory of the running region.
-        lacking: Gradients not yet allocated.
+        logits: Logits of the running region.
+        event: The event in which the moment lies.
+        lacking: Gradients that are not yet allocated, to be subtracted from the constant memory.
     """
 
     time: float
@@ -34,11 +36,12 @@ class Moment:
 
     @property
     def total(self) -> float:
+        """Return all bytes, without the unallocated gradients."""
         return self.saved + self.working + self.logits - self.lacking
 
 
 @dataclass(frozen=True)
-class Level:
+class MemoryLevel:
     """Live memory in a graph from one op on.
 
     Attributes:
@@ -54,14 +57,14 @@ class Level:
 
 
 @dataclass(frozen=True)
-class EventHolding:
-    """An event and the memory in use as it begins.
+class EventMemory:
+    """An event, and the memory in use when it begins.
 
     Attributes:
-        saved: Bytes kept for the backward pass.
-        own: Bytes that this region's run saves; in the forward pass they are not yet in `saved`.
-        lacking: Bytes of gradients not yet allocated.
-        runs: Number of runs of each region with saved values.
+        saved: Bytes saved for the backward pass.
+        own: Bytes that this run saves (forward) or frees (backward).
+        lacking: Bytes of gradients that are not yet allocated.
+        runs: Number of runs of each region whose activations are saved.
     """
 
     event: Event
@@ -72,32 +75,32 @@ class EventHolding:
 
     @property
     def after(self) -> float:
-        """Return the saved bytes after the event."""
+        """Return the bytes saved for the backward pass when the event ends."""
         if not self.event.runs:
             return self.saved
         return self.saved - self.own if self.event.kind == "backward" else self.saved + self.own
 
 
 def moments(step: StepTimeline) -> Iterator[Moment]:
-    """Yield the moments in order, without memory that is constant over the step."""
+    """Yield the moments of a step at which memory changes, in order."""
     levels = {key: graph_levels(step, *key) for key in step.graphs}
-    held = list(holdings(step))
-    for one, following in zip(held, [*held[1:], None], strict=True):
-        event = one.event
+    events = list(event_memory(step))
+    for current, following in zip(events, [*events[1:], None], strict=True):
+        event = current.event
         if not event.runs:
             if event.lane == COMPUTE:
-                yield Moment(event.begin, one.saved, 0.0, 0.0, event, one.lacking)
+                yield Moment(event.begin, current.saved, 0.0, 0.0, event, current.lacking)
             continue
         for level in levels[step.key(event)]:
-            live = max(0.0, level.live - one.own) if event.kind == "backward" else level.live
+            live = max(0.0, level.live - current.own) if event.kind == "backward" else level.live
             begin = event.begin + level.time
-            yield Moment(begin, one.saved, live, level.logits, event, one.lacking)
+            yield Moment(begin, current.saved, live, level.logits, event, current.lacking)
         lacking = following.lacking if following else 0.0
-        yield Moment(event.end, one.after, 0.0, 0.0, event, lacking)
+        yield Moment(event.end, current.after, 0.0, 0.0, event, lacking)
 
 
-def holdings(step: StepTimeline) -> Iterator[EventHolding]:
-    """Yield every event of the step with the memory in use as it begins."""
+def event_memory(step: StepTimeline) -> Iterator[EventMemory]:
+    """Yield every event of a step with the memory in use when it begins."""
     regions, symbols = step.program.regions, step.cost.symbols
     per_region = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
     per_region.update(step.model.activations.saved)
@@ -106,13 +109,15 @@ def holdings(step: StepTimeline) -> Iterator[EventHolding]:
     runs = dict.fromkeys(per_region, 0)
     for event in step.events:
         own = per_region[event.name] if event.runs else 0.0
-        one = EventHolding(event, saved, own, lacking, dict(runs))
-        yield one
-        saved = one.after
+        current = EventMemory(event, saved, own, lacking, dict(runs))
+        yield current
+        saved = current.after
         if event.runs:
             runs[event.name] += -1 if event.kind == "backward" else 1
         if event.kind == "backward":
-            lacking = max(0.0, lacking - _made(event, gradients, len(step.program.layers)))
+            lacking = max(
+                0.0, lacking - _allocated_gradients(event, gradients, len(step.program.layers))
+            )
 
 
 def _step_gradients(step: StepTimeline) -> StepGradients:
@@ -122,7 +127,7 @@ def _step_gradients(step: StepTimeline) -> StepGradients:
     return step_gradients(program, own, dtype, model.sharding, model.micro_batches)
 
 
-def _made(event: Event, gradients: StepGradients, layers: int) -> float:
+def _allocated_gradients(event: Event, gradients: StepGradients, layers: int) -> float:
     """Return the bytes of gradients that a backward event allocates."""
     if event.layer is not None:
         return gradients.layer
@@ -131,21 +136,21 @@ def _made(event: Event, gradients: StepGradients, layers: int) -> float:
     return gradients.total - gradients.embedding - layers * gradients.layer
 
 
-def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[Level]:
+def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[MemoryLevel]:
     """Return the live memory during each op of a graph."""
-    found = step.model.activations
-    graph, whole = step.graph(region, direction), step.program.regions[region]
+    activations = step.model.activations
+    graph, region_graphs = step.graph(region, direction), step.program.regions[region]
     begins: Mapping[str, float] = {
         span.node.name: span.begin for span in step.graphs[region, direction].spans
     }
-    saved = whole.saved if direction == "forward" else ()
+    saved = region_graphs.saved if direction == "forward" else ()
     now, levels = 0.0, []
     for node, nbytes, values in live_values(graph, saved, step.cost.symbols):
         now = max(now, begins.get(node.name, now))
-        logits = found.logits if op_of(node).is_loss else 0.0
-        levels.append(Level(now, nbytes, logits, tuple(value.name for value in values)))
-    # What a kernel writes for itself, such as attention's scores, no value of the graph is.
-    if region in found.peak and direction == "backward":
-        unseen = max(0.0, found.peak[region] - max(level.live for level in levels))
-        levels = [replace(level, live=level.live + unseen) for level in levels]
+        logits = activations.logits if op_of(node).is_loss else 0.0
+        levels.append(MemoryLevel(now, nbytes, logits, tuple(value.name for value in values)))
+    # Workspace of kernels, such as attention's scores, is not a value of the graph.
+    if region in activations.peak and direction == "backward":
+        workspace = max(0.0, activations.peak[region] - max(level.live for level in levels))
+        levels = [replace(level, live=level.live + workspace) for level in levels]
     return levels

@@ -1,8 +1,8 @@
-"""One step of one pipeline rank laid out in time: `StepTimeline`.
+"""Timeline of a step on one pipeline rank.
 
-Regions take the seconds of `region_time`, data-parallel waits those of `DataParallel`, and bubbles
-those of the other ranks' turns, so the slowest rank's step equals the prediction term by term.
-Other ranks wait longer for their neighbours.
+Durations of regions are from `region_time`, data-parallel waits from `DataParallel`, and bubbles
+from the other ranks' passes, so the slowest rank's step equals the prediction term by term. Other
+ranks wait longer for their neighbours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llamac.plan.timeline.step_events import DATA, PIPELINE, Event, Kind
 
 
 class StepTimeline:
-    """The events of a step on a pipeline rank; by default on the slowest one."""
+    """Timeline of a step on a pipeline rank. rank: None means the slowest one."""
 
     def __init__(self, prediction: Prediction, program: Program, rank: int | None = None) -> None:
         self.prediction, self.program = prediction, program
@@ -36,47 +36,52 @@ class StepTimeline:
 
     @property
     def cost(self) -> DeviceCost:
+        """Return the timing model of the step's ops."""
         return self.model.cost
 
     @cached_property
     def seconds(self) -> float:
+        """Return the duration of the step on this rank."""
         return max(event.end for event in self.events)
 
     # -- regions -----------------------------------------------------------------------------------
 
     def chunk(self, number: int) -> list[tuple[str, int | None]]:
-        """Return (region, layer number) in order, for stage `number` of this rank's stages.
+        """Return the (region, layer number) pairs of one of this rank's stages, in order.
 
-        number: 0 unless pipeline_virtual > 1. The layer is None for embed and head.
+        number: index of the stage on this rank, 0 unless pipeline_virtual > 1. The layer number is
+        None for embed and head.
         """
         counts = self.program.stages or (len(self.program.layers),)
         stage = number * self.ranks + self.rank
         begin = sum(counts[:stage])
         layers = range(begin, begin + counts[stage])
-        found: list[tuple[str, int | None]] = [("embed", None)] if stage == 0 else []
-        found += [(self.program.layers[layer], layer) for layer in layers]
-        return found + ([("head", None)] if stage == len(counts) - 1 else [])
+        regions: list[tuple[str, int | None]] = [("embed", None)] if stage == 0 else []
+        regions += [(self.program.layers[layer], layer) for layer in layers]
+        return regions + ([("head", None)] if stage == len(counts) - 1 else [])
 
     def graph(self, region: str, direction: Direction) -> fx.Graph:
+        """Return the graph of a region in one direction."""
         module = getattr(self.program.regions[region], direction)
         return module.graph
 
     @cached_property
     def graphs(self) -> dict[tuple[str, Direction], GraphTime]:
-        """Return the timed graphs of all trained regions."""
-        found: dict[tuple[str, Direction], GraphTime] = {}
+        """Return the times of the graphs that training runs, by (region, direction)."""
+        times: dict[tuple[str, Direction], GraphTime] = {}
         for name in dict.fromkeys(("embed", *self.program.layers, "head")):
             region = self.program.regions[name]
-            found[name, "forward"] = graph_time(region.forward, self.cost)
+            times[name, "forward"] = graph_time(region.forward, self.cost)
             if region.backward is not None:
-                found[name, "backward"] = graph_time(region.backward, self.cost)
-        return found
+                times[name, "backward"] = graph_time(region.backward, self.cost)
+        return times
 
     def run(self, event: Event) -> GraphTime:
-        """Return the graph that runs in an event."""
+        """Return the time of the graph that runs in an event."""
         return self.graphs[self.key(event)]
 
     def key(self, event: Event) -> tuple[str, Direction]:
+        """Return the (region, direction) of a forward or backward event."""
         assert event.kind in ("forward", "backward"), event
         return event.name, event.kind
 
@@ -84,7 +89,7 @@ class StepTimeline:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """Return all events; those of one lane are in order of their beginning."""
+        """Return all events; those of one lane are in chronological order."""
         return tuple(_EventLayout(self).all())
 
 
@@ -123,13 +128,13 @@ class _EventLayout:
         """Return the seconds per step that a rank waits for slower ones, excluding its bubble."""
         model, seconds = self.step.model, self.step.prediction.seconds
         forward, backward, _ = model.turns[self.step.rank]
-        own = model.micro_batches * (forward + backward) + self.idle.total
-        own += self.data.exposed(model.layer_seconds(self.step.rank))
-        own += seconds.pipeline + seconds.optimizer
-        return max(0.0, seconds.total - own) if self.step.rank != model.slowest else 0.0
+        busy = model.micro_batches * (forward + backward) + self.idle.total
+        busy += self.data.exposed(model.layer_seconds(self.step.rank))
+        busy += seconds.pipeline + seconds.optimizer
+        return max(0.0, seconds.total - busy) if self.step.rank != model.slowest else 0.0
 
-    def _event(self, kind: Kind, name: str, seconds: float, **about: Any) -> Event:
-        return Event(kind, name, self.now, self.now + seconds, turn=self.number, **about)
+    def _event(self, kind: Kind, name: str, seconds: float, **fields: Any) -> Event:
+        return Event(kind, name, self.now, self.now + seconds, turn=self.number, **fields)
 
     def _pause(self, kind: Kind, name: str, seconds: float) -> Iterator[Event]:
         """Yield an idle or waiting event, if it takes time."""
@@ -145,41 +150,43 @@ class _EventLayout:
         for name, layer in regions if way == "forward" else reversed(regions):
             if (name, way) not in step.graphs:
                 continue
-            seconds, which = step.graphs[name, way].seconds, "embedding and head"
+            seconds, label = step.graphs[name, way].seconds, "embedding and head"
             gathers: Sequence[Transfer] = ()
             reduces: Sequence[Transfer] = ()
             wait = 0.0
             if layer is not None:
-                which = f"layer {layer}"
-                gathers = self.data.gathered(way, turn.micro_batch)
-                reduces = self.data.reduced(way, turn.micro_batch)
+                label = f"layer {layer}"
+                gathers = self.data.gather_before_layer(way, turn.micro_batch)
+                reduces = self.data.reduce_after_layer(way, turn.micro_batch)
                 wait = self.data.layer_wait(way, turn.micro_batch, seconds)
             elif way == "forward" and name == first:
-                gathers = self.data.rest_gathered(turn.micro_batch)
+                gathers = self.data.gather_before_micro_batch(turn.micro_batch)
                 wait = total_seconds(gathers)
-            yield from self._transfers(gathers, which, self.now + wait - total_seconds(gathers))
+            yield from self._transfers(gathers, label, self.now + wait - total_seconds(gathers))
             yield from self._pause("wait", "parameters of data ranks", wait)
             yield self._event(way, name, seconds, layer=layer, micro_batch=turn.micro_batch)
             self.now += seconds
-            yield from self._transfers(reduces, which, self.now - total_seconds(reduces))
+            yield from self._transfers(reduces, label, self.now - total_seconds(reduces))
 
     def _end(self) -> Iterator[Event]:
         """Yield the data-parallel transfers that remain after the last region."""
         model = self.step.model
         layers = model.layer_seconds(self.step.rank)
-        left = self.data.at_end(sum(backward for _, backward in layers), len(layers))
-        last = self.data.rest_reduce if self.data.fsdp else self.data.whole
-        begin = self.now if self.data.fsdp else self.now + left - total_seconds(last)
+        wait = self.data.end_seconds(sum(backward for _, backward in layers), len(layers))
+        last = self.data.rest_reduce if self.data.fsdp else self.data.step_transfers
+        begin = self.now if self.data.fsdp else self.now + wait - total_seconds(last)
         yield from self._transfers(last, "embedding and head" if self.data.fsdp else "all", begin)
-        yield from self._pause("wait", "the last gradients", left)
+        yield from self._pause("wait", "the last gradients", wait)
 
     def _transfers(self, transfers: Sequence[Transfer], name: str, begin: float) -> Iterator[Event]:
         """Yield events of transfers from `begin` on, cut where they would overlap earlier ones."""
-        for one in transfers:
-            end = begin + one.seconds
+        for transfer in transfers:
+            end = begin + transfer.seconds
             begin = max(begin, self.free)
             self.free = max(begin, end)
-            yield Event(one.purpose, name, begin, self.free, DATA, turn=self.number, transfer=one)
+            yield Event(
+                transfer.purpose, name, begin, self.free, DATA, turn=self.number, transfer=transfer
+            )
             begin = end
 
 
@@ -203,15 +210,15 @@ def _idle(step: StepTimeline, order: Sequence[Turn]) -> _Idle:
     after the last one. They add up to one turn of each other rank.
     """
     times, rank = step.model.turns, step.rank
-    before_us, after_us = times[:rank], times[rank + 1 :]
+    earlier, later = times[:rank], times[rank + 1 :]
 
     def share(ranks: Sequence[tuple[float, float, float]], way: int) -> float:
-        return sum(one[way] for one in ranks) / step.virtual
+        return sum(times_of_rank[way] for times_of_rank in ranks) / step.virtual
 
-    ahead = warm_up(rank, step.ranks, step.virtual, step.micro_batches)
-    before = {min(ahead + 1, len(order) - 1): share(after_us, 1)}
-    for number in range(len(order) - ahead, len(order)):
-        before[number] = before.get(number, 0.0) + share(after_us, 0) / ahead
-    if not ahead:
-        before[len(order) - 1] = before.get(len(order) - 1, 0.0) + share(after_us, 0)
-    return _Idle(share(before_us, 0), before, share(before_us, 1))
+    warm_up_count = warm_up(rank, step.ranks, step.virtual, step.micro_batches)
+    before = {min(warm_up_count + 1, len(order) - 1): share(later, 1)}
+    for number in range(len(order) - warm_up_count, len(order)):
+        before[number] = before.get(number, 0.0) + share(later, 0) / warm_up_count
+    if not warm_up_count:
+        before[len(order) - 1] = before.get(len(order) - 1, 0.0) + share(later, 0)
+    return _Idle(share(earlier, 0), before, share(earlier, 1))

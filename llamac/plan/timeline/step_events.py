@@ -9,8 +9,10 @@ from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.cost.data_parallel import Transfer
 
 DATA, PIPELINE = "data", "pipeline"
-"""Lanes of data-parallel transfers and of sends between stages; the others are `compute` and the
-axes of the mesh."""
+"""Lanes of data-parallel transfers and of sends between stages.
+
+The other lanes are `compute` and the axes of the mesh.
+"""
 
 Kind = Literal["forward", "backward", "bubble", "wait", "send", "gather", "reduce", "update"]
 
@@ -20,12 +22,12 @@ class Event:
     """An interval of time on one lane.
 
     Attributes:
-        name: The running region, or the transfer or wait.
-        begin, end: Seconds from the beginning of the step.
-        layer: The layer's number in the whole model.
-        turn: Index in the pipeline rank's order of turns.
-        nbytes: Bytes that a rank sends between stages.
-        transfer: The data-parallel transfer of a `gather` or `reduce`.
+        name: Region that runs, or description of the transfer or wait.
+        begin, end: Seconds from the start of the step.
+        layer: Number of the layer in the whole model; None outside layers.
+        turn: Index of the pass in the pipeline rank's order.
+        nbytes: Bytes that a rank sends to another stage.
+        transfer: Data-parallel transfer of a `gather` or `reduce`.
     """
 
     kind: Kind

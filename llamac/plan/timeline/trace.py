@@ -1,7 +1,7 @@
 """Write a step as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-One process, the slowest rank; one thread for compute, one for each axis that communicates. Times
-are in microseconds, in Chrome's Trace Event Format.
+It has one process, the slowest rank, with a thread for compute and one for each axis that
+communicates. The format is Chrome's Trace Event Format, with times in microseconds.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from llamac.plan.timeline.memory_timeline import moments
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.timeline.step_events import DATA, PIPELINE, Event
 
-MOST = 100_000
-"""Events of single ops; beyond, only the first and the last micro-batches show theirs."""
-FULL = 2  # micro-batches at each end that show them anyway
+MAX_OP_EVENTS = 100_000
+"""Maximum number of op events; with more, only the first and last micro-batches have them."""
+FULL = 2  # first and last micro-batches that always have op events
 
 TraceEvent = dict[str, Any]
 
 
 def trace_json(step: StepTimeline) -> dict[str, Any]:
-    """Return the trace as JSON values; `otherData` describes the plan and the level of detail."""
+    """Return the trace as JSON values; `otherData` describes the setting and level of detail."""
     detailed = _detailed(step)
     lanes = _lanes(step)
     threads = {lane: number for number, lane in enumerate(lanes)}
@@ -55,14 +55,18 @@ def trace_json(step: StepTimeline) -> dict[str, Any]:
 def _detailed(step: StepTimeline) -> set[int]:
     """Return the micro-batches whose ops are shown one by one."""
     ops = sum(len(step.run(event).spans) for event in step.events if event.runs)
-    every = range(step.micro_batches)
-    return set(every) if ops <= MOST else {*every[:FULL], *every[-FULL:]}
+    micro_batches = range(step.micro_batches)
+    return (
+        set(micro_batches)
+        if ops <= MAX_OP_EVENTS
+        else {*micro_batches[:FULL], *micro_batches[-FULL:]}
+    )
 
 
 def _lanes(step: StepTimeline) -> list[str]:
     """Return the lanes: compute, mesh axes, data-parallel transfers, pipeline sends."""
     used = {event.lane for event in step.events}
-    used.update(span.lane for one in step.graphs.values() for span in one.spans)
+    used.update(span.lane for graph in step.graphs.values() for span in graph.spans)
     return [lane for lane in (COMPUTE, *step.cost.mesh, DATA, PIPELINE) if lane in used]
 
 
@@ -73,8 +77,14 @@ def _names(step: StepTimeline, threads: dict[str, int]) -> Iterator[TraceEvent]:
         title += f", pipeline rank {step.rank} of {step.ranks}"
     yield {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": title}}
     for lane, thread in threads.items():
-        named = lane if lane == COMPUTE else f"{lane} communication"
-        yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": named}}
+        thread_name = lane if lane == COMPUTE else f"{lane} communication"
+        yield {
+            "ph": "M",
+            "pid": 0,
+            "tid": thread,
+            "name": "thread_name",
+            "args": {"name": thread_name},
+        }
         order = {"sort_index": thread}
         yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_sort_index", "args": order}
 
@@ -104,11 +114,11 @@ def _region(
 def _memory(step: StepTimeline) -> Iterator[TraceEvent]:
     """Yield a memory counter in GB: the peak of every event."""
     memory = step.prediction.memory
-    along = memory.total - memory.activations - memory.logits
-    for event, held in groupby(moments(step), key=lambda moment: moment.event):
-        worst = max(held, key=lambda moment: moment.total)
+    constant = memory.total - memory.activations - memory.logits
+    for event, event_moments in groupby(moments(step), key=lambda moment: moment.event):
+        worst = max(event_moments, key=lambda moment: moment.total)
         parts = {
-            "all along": along - worst.lacking,
+            "all along": constant - worst.lacking,
             "kept": worst.saved,
             "working": worst.working + worst.logits,
         }
@@ -131,10 +141,10 @@ def _result(span: Span) -> str:
 
 
 def _event(
-    name: str, kind: str, begin: float, end: float, thread: int, about: TraceEvent | None = None
+    name: str, kind: str, begin: float, end: float, thread: int, arguments: TraceEvent | None = None
 ) -> TraceEvent:
     event = {"ph": "X", "pid": 0, "tid": thread, "name": name, "cat": kind}
-    # To the nanosecond, and ends rounded, not lengths: so what lies within another stays within it.
-    since, until = round(begin * 1e6, 3), round(end * 1e6, 3)
-    event |= {"ts": since, "dur": max(0.0, round(until - since, 3))}
-    return event | ({"args": about} if about else {})
+    # Ends are rounded instead of durations, so that nested events stay nested.
+    start, stop = round(begin * 1e6, 3), round(end * 1e6, 3)
+    event |= {"ts": start, "dur": max(0.0, round(stop - start, 3))}
+    return event | ({"args": arguments} if arguments else {})

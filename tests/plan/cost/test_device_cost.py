@@ -9,7 +9,7 @@ import pytest
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.framework import FRAMEWORKS
 from llamac.plan.cost.region_time import with_host
-from llamac.plan.cost.tiles import waste
+from llamac.plan.cost.tiles import tile_overhead
 from llamac.plan.device.device import load_device
 from llamac.plan.published.score import predict_row
 
@@ -39,17 +39,22 @@ def test_smaller_matmuls_reach_less() -> None:
 
 def test_a_nearly_empty_last_round_costs() -> None:
     """108 multiprocessors: 109 tiles take longer than 108, for each of them."""
-    full, over = waste(128 * 108, 256, 4096, 108, 0), waste(128 * 108 + 256, 256, 4096, 108, 0)
+    full, over = (
+        tile_overhead(128 * 108, 256, 4096, 108, 0),
+        tile_overhead(128 * 108 + 256, 256, 4096, 108, 0),
+    )
     assert over > full
 
 
 def test_long_sums_of_few_tiles_are_split() -> None:
     """A weight gradient of 1024 × 1024 has 32 large tiles, too few for 108 multiprocessors."""
-    assert waste(1024, 1024, 8192, 108, 0) < waste(1024, 1024, 1000, 108, 0)
+    assert tile_overhead(1024, 1024, 8192, 108, 0) < tile_overhead(1024, 1024, 1000, 108, 0)
 
 
 def test_rows_that_are_not_a_multiple_of_eight_are_slow() -> None:
-    assert waste(4096, 50_257, 2048, 108, 128) > 2.5 * waste(4096, 50_304, 2048, 108, 128)
+    assert tile_overhead(4096, 50_257, 2048, 108, 128) > 2.5 * tile_overhead(
+        4096, 50_304, 2048, 108, 128
+    )
 
 
 def test_a_thin_matmul_is_bound_by_memory() -> None:

@@ -14,7 +14,7 @@ from llamac.plan.device import calibrate as measuring
 from llamac.plan.device import stopwatch
 from llamac.plan.device.calibrate import calibrate, device_toml
 from llamac.plan.device.device import Device, Link, device_names, load_device
-from llamac.plan.device.link_probe import LinkError, measured_link
+from llamac.plan.device.link_probe import LinkError, measure_link
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "STREAM", {"cpu": 2**16})
     monkeypatch.setattr(stopwatch, "LEAST", 1e-4)
     link = (Link(1e9, 5e-5), "an all-reduce of two processes over gloo")
-    monkeypatch.setattr(measuring, "measured_link", lambda kind: link)
+    monkeypatch.setattr(measuring, "measure_link", lambda kind: link)
 
 
 def same(one: Device, other: Device) -> None:
@@ -94,7 +94,7 @@ def test_the_file_is_a_device_for_plans(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "calibrate", lambda say: pytest.fail("measured"))
+    monkeypatch.setattr(measuring, "calibrate", lambda log: pytest.fail("measured"))
     assert main(["plan", "--calibrate", "-o", str(tmp_path / "gone" / "my.toml")]) == 2
     assert "there is no directory" in capsys.readouterr().err
     assert main(["plan", "--calibrate", "-o", "my.json"]) == 2
@@ -109,7 +109,7 @@ def test_the_best_round_counts() -> None:
 
 @pytest.mark.slow
 def test_two_processes_talk_over_gloo() -> None:
-    link, what = measured_link("cpu")
+    link, what = measure_link("cpu")
     assert link is not None
     assert link.bandwidth > 0
     assert link.latency >= 0
@@ -124,4 +124,4 @@ def test_processes_that_cannot_talk_say_why(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(
         LinkError, match="could not communicate over gloo: RuntimeError: no such inter"
     ):
-        measured_link("cpu")
+        measure_link("cpu")

@@ -74,7 +74,7 @@ def test_norms_of_eager_llama_run_op_by_op_unless_a_kernel_is_named(
 ) -> None:
     found = profile(attn_kernel=kernel)
     assert found.norm == (None if fused else OP_BY_OP_RMS_NORM)
-    assert found.norm_kept == (0.0 if fused else 8.0)
+    assert found.norm_saved_bytes == (0.0 if fused else 8.0)
 
 
 def test_op_by_op_norms_cost_time_and_memory() -> None:
@@ -120,8 +120,10 @@ def test_updated_parameters_are_gathered_after_the_update(
     row = {"framework": framework, "dp_sharding": sharding, "n_gpus": "16", "gpu": "H100"}
     run = published_run(LLAMA | row)
     data = StepModel(run.setting, run.program).data_parallel(0)
-    reduce, last = data.whole
-    hidden = data.at_end(1e3, 40) - max(reduce.seconds / 40, data.beside(reduce.seconds, 1e3))
+    reduce, last = data.step_transfers
+    hidden = data.end_seconds(1e3, 40) - max(
+        reduce.seconds / 40, data.overlap_seconds(reduce.seconds, 1e3)
+    )
     assert hidden / last.seconds == pytest.approx(gather, abs=0.5 if gather == 0 else 0.01)
 
 
@@ -239,8 +241,8 @@ def test_data_parallel_reduces_in_buckets_of_25_mb() -> None:
     row = LLAMA | {"framework": "nanotron", "gpu": "H100", "tp": "8", "n_gpus": "512"}
     run = published_run(row | {"dp_sharding": "none"})
     data = StepModel(run.setting, run.program).data_parallel(0)
-    (reduce,) = data.whole
-    buckets = math.ceil(4 * data.own.total / (50 * 2**20))
+    (reduce,) = data.step_transfers
+    buckets = math.ceil(4 * data.parameters.total / (50 * 2**20))
     one = run.setting.device
     sent = reduce.nbytes / buckets
     assert reduce.seconds == pytest.approx(

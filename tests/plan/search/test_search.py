@@ -14,7 +14,7 @@ from llamac.passes.pass_list import compile_spec
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.search.layout_enumeration import ModelSplit
-from llamac.plan.search.lower_bound import least_seconds
+from llamac.plan.search.lower_bound import lower_bound_seconds
 from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of, parse_layout
 from llamac.plan.search.search import search
 from llamac.plan.setting import Setting
@@ -94,7 +94,7 @@ def test_memory_decides() -> None:
 def test_what_is_likelier_than_not_to_run_out_of_memory_is_not_found() -> None:
     """Capacities on both sides of the median of measured peaks over the predicted one."""
     roomy = search(setting(small()), 4, top=1, workers=1).best[0]
-    median = roomy.prediction.memory.total * memory_range().middle
+    median = roomy.prediction.memory.total * memory_range().median
     for capacity, found_again in ((int(median * 0.999), False), (int(median * 1.001), True)):
         found = search(setting(small(), memory=capacity), 4, top=3, workers=1).best
         assert all(fit_of(one.prediction) != "no" for one in found)
@@ -145,7 +145,7 @@ def test_the_bound_is_below_every_prediction(
     for micro in (1, 4):
         layout = Layout(*shape, data_shard=64 // where.ranks, micro_batch=micro, checkpoint=policy)
         one = setting(spec.replace(layout.changes(spec)))
-        bound = least_seconds(setting(spec), 64, where, policy)
+        bound = lower_bound_seconds(setting(spec), 64, where, policy)
         assert 0 < bound <= predict(one).seconds.total
 
 

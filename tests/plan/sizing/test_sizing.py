@@ -19,7 +19,7 @@ from llamac.plan.sizing.scaling_laws import (
     gpu_days,
     optima,
     parse_flops,
-    smaller,
+    smaller_models,
 )
 from llamac.plan.sizing.sized_spec import ComputeBudget, choices, optimum_named
 from llamac.spec import load_spec
@@ -94,7 +94,7 @@ def test_an_optimum_has_the_smallest_loss_of_its_budget(law: object, flops: floa
 
 def test_smaller_models_reach_the_loss_and_repay_what_they_cost() -> None:
     best = next(one for one in optima(1e23) if one.key == "refitted")
-    first, *rest = smaller(best)
+    first, *rest = smaller_models(best)
     assert first.tokens == pytest.approx(best.tokens)
     assert first.repaid == 0
     for one in rest:
