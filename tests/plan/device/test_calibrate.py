@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "MATMULS", {"cpu": ((64, 64, 64), (128, 64, 32))})
     monkeypatch.setattr(measuring, "ATTENTION", {"cpu": (1, 2, 64, 16)})
     monkeypatch.setattr(measuring, "STREAM", {"cpu": 2**16})
-    monkeypatch.setattr(stopwatch, "LEAST", 1e-4)
+    monkeypatch.setattr(stopwatch, "MIN_SECONDS", 1e-4)
     link = (Link(1e9, 5e-5), "an all-reduce of two processes over gloo")
     monkeypatch.setattr(measuring, "measure_link", lambda kind: link)
 

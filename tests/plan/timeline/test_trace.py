@@ -102,7 +102,7 @@ def test_a_counter_shows_memory_up_to_the_predicted_peak() -> None:
 
 
 def test_a_long_step_shows_ops_of_its_ends_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamac.plan.timeline.trace.MOST", 100)
+    monkeypatch.setattr("llamac.plan.timeline.trace.MAX_OP_EVENTS", 100)
     trace = traced("FSDP over tensor ranks")
     shown = trace["otherData"]
     assert (shown["micro_batches"], shown["micro_batches_shown_op_by_op"]) == (8, 4)
