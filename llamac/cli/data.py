@@ -125,13 +125,13 @@ def prepare(
     elif step is not None:
         print(_task(loaded, directory, step, task))
     else:
-        from llamac.runtime.data.token_shards import say_skipped
+        from llamac.runtime.data.token_shards import report_skipped
 
         known = (directory / "manifest.json").is_file()
         manifest = prepare_here(loaded, directory, workers, engine)
         print(_prepared(directory, manifest, known))
         for part in manifest["sources"]:
-            say_skipped(directory, part, lambda text, _: print(text, file=sys.stderr))
+            report_skipped(directory, part, lambda text, _: print(text, file=sys.stderr))
 
 
 def _prepared(directory: Path, manifest: dict[str, Any], known: bool) -> str:

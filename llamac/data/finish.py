@@ -87,8 +87,8 @@ def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> 
         tokens = np.memmap(job.root / shard["file"], job.dtype, "r")
         for start in range(0, len(tokens), 1 << 24):
             block = tokens[start : start + (1 << 24)]
-            unigrams += token_shards.count_learned(block, job.vocab_size)
-    splits["train"] |= token_shards.learned(plan.source.kind, unigrams)
+            unigrams += token_shards.count_loss_tokens(block, job.vocab_size)
+    splits["train"] |= token_shards.loss_statistics(plan.source.kind, unigrams)
     digest = write_array(job.root / name / "unigrams.npy", unigrams)
     write_json(job.root / name / FUNNEL, funnel.to_json(rows))
     examples = [example for part in plan.parts for example in skipped_examples(plan, part)]

@@ -38,9 +38,9 @@ from llamac.data.tokenization.training_text import (
 )
 from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import Supervision
-from llamac.runtime.data.prepare_job import PrepareJob, silent
-from llamac.runtime.data.prepared import exclusive
-from llamac.runtime.data.vocabulary import given_tokenizer, say_lost
+from llamac.runtime.data.prepare_job import PrepareJob, ignore_progress
+from llamac.runtime.data.prepared import lock_directory
+from llamac.runtime.data.vocabulary import given_tokenizer, report_lost
 from llamac.runtime.durable_files import fingerprint, note_or_nothing
 from llamac.spec import Spec
 from llamac.spec.data import CONVERSATIONS
@@ -94,7 +94,7 @@ def job_of(spec: Spec, directory: Path) -> PrepareJob:
         spec.data.validation,
         spec.data.shard_tokens,
         spec.seed,
-        silent,
+        ignore_progress,
         spec.batch.sequence_length if spec.data.supervised else None,
     )
 
@@ -106,10 +106,10 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     Raises SettingsChangedError, PreparedDataError, SourceError, StageError or TokenizerError.
     """
     waiting = Step(f"waiting for the process at {preparation.root}", ())
-    with exclusive(preparation.root, lambda: report(waiting, 0, 0)):
+    with lock_directory(preparation.root, lambda: report(waiting, 0, 0)):
         record_settings(preparation)
         if model := given_tokenizer(preparation.job):
-            say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
+            report_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
             run(preparation_steps(preparation), engine, report)
         return token_shards.reuse(preparation.job, data_settings.settings_of(preparation.job))

@@ -19,7 +19,7 @@ from llamac.convert.directory import shapes_of
 from llamac.convert.hf.hf_export import write_hf
 from llamac.convert.trained_model import open_trained
 from llamac.runtime.checkpoint import checkpoint
-from llamac.runtime.data.preference_pairs import InOrder, Pairs
+from llamac.runtime.data.preference_pairs import OrderedPairs, Pairs
 from llamac.runtime.kernels.padding import PADDING, input_tokens, loss_labels
 from llamac.runtime.parameters import canonical_views
 from llamac.runtime.train.preference_loss import preference
@@ -199,7 +199,7 @@ def test_a_step_s_loss_and_gradients_are_trl_s(
         pytest.skip("verify compares adapters")
     spec = specified(home)
     weights = {name: w.double() for name, w in random_weights(spec).items()}
-    pairs = InOrder(Pairs(home / "data", "train", LENGTH, seed=0))
+    pairs = OrderedPairs(Pairs(home / "data", "train", LENGTH, seed=0))
     stored = torch.from_numpy(pairs.read_sequences([0], 6))
     tokens, labels = input_tokens(stored[:, :-1]), loss_labels(stored[:, 1:])
     model = Reference(spec.model, LENGTH)

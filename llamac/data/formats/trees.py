@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamac.runtime.data.sources.decompress import decompressed, stem, stream
+from llamac.runtime.data.sources.decompress import read_decompressed, stem, stream
 from llamac.runtime.data.sources.skipped import Skipped
 
 ENTRY_BYTES = 1 << 24  # longest file: longer ones are data, not written text
@@ -68,7 +68,7 @@ def entries(path: str, skipped: Skipped, select: NameFilter = lambda name: True)
 def contents(path: str, skipped: Skipped) -> bytes | None:
     """Return a file's decompressed bytes; None if it is empty or too long."""
     pieces, size = [], 0
-    for chunk in decompressed(path, skipped):
+    for chunk in read_decompressed(path, skipped):
         size += len(chunk)
         if size > ENTRY_BYTES:
             return skipped.add("file too long", path)

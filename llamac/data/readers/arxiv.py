@@ -24,7 +24,7 @@ from llamac.data.formats.tex import Verbatim, dialect, remove_comments, remove_r
 from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.runtime.data.sources.decompress import stem
-from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -95,7 +95,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
         text = verbatim.restore(text)
         text = "\n".join(line.rstrip() for line in text.split("\n"))
         text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
-        if accepted(text, where, skipped):
+        if accept_text(text, where, skipped):
             meta = {"path": main}
             if title:
                 meta["title"] = verbatim.restore(title)

@@ -13,7 +13,7 @@ from llamac.data.document import Document
 from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.trees import entries
 from llamac.runtime.data.sources.decompress import stem
-from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -49,7 +49,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
             continue
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         body, title = book(text)
-        if accepted(body, where, skipped):
+        if accept_text(body, where, skipped):
             name = os.path.splitext(os.path.basename(stem(entry.name)))[0]
             yield Document(body, entry.file, entry.line, {"title": title or name})
 

@@ -14,7 +14,7 @@ from llamac.data.formats.sniff import is_markup
 from llamac.data.formats.trees import files, is_tar, members
 from llamac.data.formats.warc import WarcRecord, arc_records, warc_records
 from llamac.runtime.data.sources.decompress import stem, stream
-from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -89,7 +89,7 @@ def _archive(
         meta = {"url": record.url[:4096], "content_type": kind}
         if kind == "text/plain":
             text = decode_page(body, charset, where, skipped)
-            if text is not None and accepted(text, where, skipped):
+            if text is not None and accept_text(text, where, skipped):
                 yield Document(text, path, record.number, meta)
         elif kind in HTML_TYPES:
             yield from _page(body, charset, main, path, record.number, meta, where, skipped)
@@ -110,5 +110,5 @@ def _page(
     skipped: Skipped,
 ) -> Iterator[Document]:
     extracted = page_text(data, charset, main, where, skipped)
-    if extracted is not None and accepted(extracted[0], where, skipped):
+    if extracted is not None and accept_text(extracted[0], where, skipped):
         yield Document(extracted[0], file, line, extracted[1] | meta)

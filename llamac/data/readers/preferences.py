@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from llamac.data.document import Document
 from llamac.runtime.data.sources.conversations import read_conversations
-from llamac.runtime.data.sources.preference_records import preference_of
+from llamac.runtime.data.sources.preference_records import parse_preference
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """Yield a document per preference: the prompt with the chosen, then the rejected answer."""
-    for line, preference in read_conversations(path, skipped, preference_of):
-        yield Document(f"{preference.chosen.said}\n{preference.rejected.said}", path, line)
+    for line, preference in read_conversations(path, skipped, parse_preference):
+        yield Document(f"{preference.chosen.content}\n{preference.rejected.content}", path, line)

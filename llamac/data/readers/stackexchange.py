@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from llamac.data.document import Document
 from llamac.data.formats.html import extract_text, parse_html
 from llamac.data.formats.xml import records
-from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -114,7 +114,7 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
     parts = (question.title.strip(), _text(question, path, skipped))
     head = "\n\n".join(part for part in parts if part)
     text = "\n\n".join((f"Q: {head}", *(f"A: {text}" for text in texts))) if head else ""
-    if accepted(text, where, skipped):
+    if accept_text(text, where, skipped):
         meta = {"site": site, "title": question.title, "score": question.score}
         meta |= {"tags": question.tags, "answers": len(texts)}
         yield Document(text, path, question.line, meta)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.runtime.data.sources.conversations import conversation_of, read_conversations
+from llamac.runtime.data.sources.conversations import parse_conversation, read_conversations
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """Yield a document per conversation: the text of all its messages."""
-    for line, conversation in read_conversations(path, skipped, conversation_of):
-        yield Document(conversation.said, path, line)
+    for line, conversation in read_conversations(path, skipped, parse_conversation):
+        yield Document(conversation.content, path, line)

@@ -15,7 +15,7 @@ from llamac.data.document import Document
 from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
 from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
-from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -57,7 +57,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     site = site_of(path)
     for line, title, wikitext in _articles(path, site, skipped):
         text = plain(wikitext, site.dropped, site.language)
-        if accepted(text, f"{path}:{line}", skipped):
+        if accept_text(text, f"{path}:{line}", skipped):
             meta = {"title": title}
             if site.language:
                 host = f"https://{site.language}.wikipedia.org/wiki/"

@@ -11,7 +11,7 @@ import numpy as np
 
 from llamac.data.streaming import texts
 from llamac.data.tokenization.bpe import apply_merges, learn_merges, merges_by_score
-from llamac.runtime.data.prepare_job import PrepareJob, silent
+from llamac.runtime.data.prepare_job import PrepareJob, ignore_progress
 from llamac.runtime.terminal import escaped
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import (
@@ -70,7 +70,7 @@ def train_for(spec: Spec, log: Callable[[str], None]) -> Tokenizer:
         validation=spec.data.validation,
         shard_tokens=spec.data.shard_tokens,
         seed=spec.seed,
-        progress=silent,
+        progress=ignore_progress,
     )
     lines: list[str] = []
     for source, share in zip(spec.data.source, job.shares, strict=True):

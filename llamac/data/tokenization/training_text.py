@@ -10,7 +10,7 @@ from llamac.data.clean import chunks_of, require_text, step_counts
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import folder_lock
 from llamac.runtime.data.prepare_job import PrepareJob
-from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
+from llamac.runtime.data.vocabulary import has_saved_tokenizer, load_or_make_tokenizer
 from llamac.runtime.durable_files import is_whole, note_or_nothing, write, write_note
 from llamac.runtime.tokenizers.tokenizer import (
     Tokenizer,
@@ -74,12 +74,12 @@ def choose_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...])
         return train_tokenizer(_lines(paths), kind=kind, vocab_size=job.vocab_size)
 
     with folder_lock(work):
-        tokenizer_of(job, _key(work), train)
+        load_or_make_tokenizer(job, _key(work), train)
 
 
 def has_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
     """Return whether `choose_tokenizer` is done."""
-    return is_settled(job, _key(work))
+    return has_saved_tokenizer(job, _key(work))
 
 
 def _lines(paths: Iterator[Path]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Tokenise supervised data: conversations become tokens, of which only answers have a loss.
 
-A chat is rendered by its template (`chat_template`). A prompt and a completion stand one after the
-other, between the token that begins texts and EOS. If the last answer does not end with a special
-token of the template, EOS follows, and counts as part of the answer.
+A chat is rendered by its template (`chat_template`). A prompt with a completion is tokenised as the
+begin tokens, the prompt, the completion and EOS. If the last answer of a chat does not end with a
+special token of the template, EOS is appended as part of the answer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ..tokenizers.tokenizer import Tokenizer
 from .sources.conversations import (
     Conversation,
     MalformedRecord,
-    conversation_of,
+    parse_conversation,
     read_conversations,
 )
 from .sources.input_files import file_list
-from .sources.preference_records import Preference, preference_of
+from .sources.preference_records import Preference, parse_preference
 from .sources.skipped import Skipped
 
-ALPACA = "alpaca"  # names the template below
+ALPACA = "alpaca"  # value of tokenizer.chat_template that selects ALPACA_TEMPLATE
 ALPACA_TEMPLATE = """\
 {% for message in messages %}
 {% if message.role == 'system' %}
@@ -56,22 +56,22 @@ the request.\\n\\n' }}
 {%- endif %}
 {% endif %}
 {% endfor %}"""
-"""Prompts in the manner of Stanford's Alpaca, for tokenizers without a chat template."""
+"""Stanford Alpaca's prompt format, for tokenizers without a chat template."""
 
 
 PARSERS: dict[str, Callable[[Any], Conversation | Preference]] = {
-    "supervised": conversation_of,
-    "preferences": preference_of,
+    "supervised": parse_conversation,
+    "preferences": parse_preference,
 }
-"""Function that reads a record, by the source's kind."""
+"""Source kind → function that parses a record."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """Chat template of a tokenizer and the tokens that begin a text.
+    """Chat template of a tokenizer, and the tokens that begin a text.
 
-    template: its chat template, if it has one, from the file `origin`. bos: text of its BOS. begin:
-    ids that begin a text.
+    template: text of the Jinja template; None if there is none. bos: text of the BOS token. begin:
+    ids that every text begins with. origin: file that the template comes from, for messages.
     """
 
     template: str | None
@@ -80,16 +80,17 @@ class ChatSettings:
     origin: str = "tokenizer.chat_template"
 
     def written(self) -> dict[str, Any]:
-        """Return the settings for a manifest, with the template's hash."""
+        """Return the settings for the manifest, with a hash in place of the template."""
         sha256 = self.template and hashlib.sha256(self.template.encode()).hexdigest()
         return {"template_sha256": sha256, "bos": self.bos, "begin": list(self.begin)}
 
 
 def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSettings:
-    """Return the chat settings of a `[tokenizer]` table, from it and the files beside its `path`.
+    """Return the chat settings for a `[tokenizer]` table and the files beside its `path`.
 
-    The template is the file `chat_template`, Alpaca's, or what lies beside the tokenizer:
-    chat_template.jinja, or an entry of tokenizer_config.json. Raises SourceError.
+    The template is the one that `chat_template` selects (a file, or Alpaca's), or else
+    chat_template.jinja or the entry of tokenizer_config.json beside the tokenizer. Raises
+    SourceError if a file cannot be read.
     """
     home = Path(tokenizer["path"]).expanduser().parent
     imported, config = _table(home / "import.json"), _table(home / "tokenizer_config.json")
@@ -101,10 +102,10 @@ def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSetting
         template = _text(origin)
     else:
         template, origin = _configured_template(config), home / "tokenizer_config.json"
-    named = config.get("bos_token")
-    named = named.get("content") if isinstance(named, dict) else named
+    bos_token = config.get("bos_token")
+    bos_token = bos_token.get("content") if isinstance(bos_token, dict) else bos_token
     bos = imported.get("bos", model.bos)
-    text = named if isinstance(named, str) else ""
+    text = bos_token if isinstance(bos_token, str) else ""
     text = model.piece(bos) if isinstance(bos, int) and 0 <= bos < model.vocab_size else text
     begin = tuple(imported["begin"]) if "begin" in imported else (model.eos,)
     return ChatSettings(template, text, begin, str(origin))
@@ -138,10 +139,10 @@ def _configured_template(config: Mapping[str, Any]) -> str | None:
 
 
 class AnswerEncoder:
-    """Encoder of conversations into tokens of which only answers have a loss."""
+    """Encoder of conversations into tokens, of which only answers have a loss."""
 
     def __init__(self, model: Tokenizer, chat: ChatSettings, context: int) -> None:
-        """context: tokens of a sequence, which a conversation must fit in.
+        """Compile the chat template. context: largest number of tokens of a conversation.
 
         Raises ChatTemplateError for an invalid template.
         """
@@ -154,20 +155,20 @@ class AnswerEncoder:
                 raise ChatTemplateError(f"{chat.origin}: {error}") from error
 
     def written(self) -> dict[str, Any]:
-        """Return the chat settings for a manifest, with the token that ends an answer."""
+        """Return the chat settings for the manifest, with the id that ends an answer."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ids = np.array([self.model.eos])
         if self.template is not None:
-            with suppress(MalformedRecord):  # the template may want other chats
+            with suppress(MalformedRecord):  # the template may reject this chat
                 ids = self._tokens(Conversation(messages))[0]
         return self.chat.written() | {"end": ids[-1:].tolist()}
 
     def encode(self, record: Conversation | Preference) -> np.ndarray:
-        """Return the tokens, int32 [n]: t with a loss, -2 - t without.
+        """Return a record's tokens, int32 [n]: id t where it has a loss, -2 - t elsewhere.
 
-        They end with the last answer. A preference's are those of its chosen chat, padding, and
-        those of the rejected one. Raises MalformedRecord if they do not fit, or the template
-        refuses the chat; SourceError for a chat without a template.
+        They end with the last answer. A preference's tokens are those of the chosen chat, PADDING,
+        and those of the rejected chat. Raises MalformedRecord if a conversation is longer than
+        `context` or the template rejects it, and SourceError for a chat without a template.
         """
         if isinstance(record, Preference):
             chosen, rejected = self.encode(record.chosen), self.encode(record.rejected)
@@ -182,7 +183,7 @@ class AnswerEncoder:
         return np.where(answers, ids, toggle_loss(ids)).astype(np.int32)
 
     def _tokens(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and whether each is of an answer."""
+        """Return (ids, whether each belongs to an answer), int32 and bool [n]."""
         end = np.array([self.model.eos], np.int32)
         if conversation.messages is None:
             prompt, begin = conversation.prompt, np.array(self.chat.begin, np.int32)
@@ -207,14 +208,18 @@ class AnswerEncoder:
 
 @dataclass(frozen=True)
 class Supervision:
-    """Settings that tokenise supervised data: a `[tokenizer]` table with a path, and context."""
+    """Settings of an `AnswerEncoder`, hashable.
+
+    tokenizer: items of a `[tokenizer]` table with a `path`. context: largest number of tokens of a
+    conversation.
+    """
 
     tokenizer: tuple[tuple[str, Any], ...]
     context: int
 
     @property
     def encoder(self) -> AnswerEncoder:
-        """Return the encoder; it is made once in a process. Raises TokenizerError, SourceError."""
+        """Return the encoder, cached per process. Raises TokenizerError or SourceError."""
         return _encoder(self)
 
 
@@ -227,7 +232,7 @@ def _encoder(supervision: Supervision) -> AnswerEncoder:
 
 @lru_cache(maxsize=4)
 def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
-    """Return the encoder of a loaded tokenizer; it is made once for each. Raises SourceError."""
+    """Return the encoder for a loaded tokenizer, cached per process. Raises SourceError."""
     chat = chat_settings(dict(supervision.tokenizer), model)
     return AnswerEncoder(model, chat, supervision.context)
 
@@ -235,21 +240,21 @@ def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
 def read_supervised(
     path: str, kind: str, encoder: AnswerEncoder, skipped: Skipped
 ) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Yield (line or record from 1, text, tokens) of a file's records; count the others as skipped.
+    """Yield (line or record number from 1, conversation as JSON, tokens) of a file's records.
 
-    text: the conversation as JSON. tokens: from `AnswerEncoder.encode`.
+    tokens: from `AnswerEncoder.encode`. Malformed records are counted in `skipped`.
     """
     for number, record in read_conversations(path, skipped, PARSERS[kind]):
         try:
             yield number, record.text, encoder.encode(record)
-        except MalformedRecord as error:  # of `encode`: the reader skips what it cannot parse
+        except MalformedRecord as error:  # raised by `encode`: the reader skips its own
             skipped.add(error.reason, error.at(path, number))
 
 
 def supervised_documents(
     source: dict[str, Any], encoder: AnswerEncoder, skipped: Skipped
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (text, tokens) of a source's conversations, until `max_bytes` of text."""
+    """Yield (conversation as JSON, tokens) of a source's records, until `max_bytes` of JSON."""
     limit, seen = source.get("max_bytes"), 0
     for path in file_list(source):
         for _, text, tokens in read_supervised(path, source["kind"], encoder, skipped):
@@ -260,6 +265,9 @@ def supervised_documents(
 
 
 def write_chat_template(directory: Path, chat: ChatSettings) -> None:
-    """Write the template to prepared data, from where runs take it to generate text."""
+    """Write the chat template, if there is one, to a directory of prepared data.
+
+    Runs read it from there to generate text.
+    """
     if chat.template is not None:
         write(directory / CHAT_TEMPLATE, chat.template.encode())

@@ -1,4 +1,4 @@
-"""Tell what prepared data depends on: settings of the spec, and fingerprints of its inputs."""
+"""Settings and input fingerprints that prepared data depends on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from .prepared import NAME
 from .sources.input_files import PYTHON, input_fingerprint, needs_cleaning
 from .vocabulary import given_tokenizer
 
-FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
+FORMAT = 1  # version of the directory's format: directories of other versions are refused
 RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model", CHAT_TEMPLATE}
 
 
 def settings_of(job: PrepareJob) -> dict[str, Any]:
-    """Return the settings that prepared data depends on: flat, with keys named as in the spec."""
+    """Return the settings that prepared data depends on: "section.key" of the spec → value.
+
+    Raises SourceError if a source's name or share is not allowed.
+    """
     names = [source["name"] for source in job.sources]
     for name in names:
         legal = NAME.fullmatch(name) and name not in RESERVED
@@ -50,7 +53,7 @@ def settings_of(job: PrepareJob) -> dict[str, Any]:
 
 
 def source_settings(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the source's text depends on."""
+    """Return the settings that the text of a `[[data.source]]` depends on: key → value."""
     prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
     fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
     fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
@@ -66,14 +69,17 @@ def source_settings(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value to what a JSON round trip returns."""
+    """Return the value as it is after a round trip through JSON."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
-    """Return fingerprints of the inputs that the settings refer to: files, tokenizer."""
+    """Return fingerprints of the files and the tokenizer that the settings refer to.
+
+    Raises InputError if files are missing, TokenizerError if the tokenizer cannot be loaded.
+    """
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": input_fingerprint(source)
         for source in job.sources
@@ -87,7 +93,7 @@ def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
 
 
 def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return a line for each setting whose value differs."""
+    """Return a line "  name: A before, B now" for each setting whose value differs."""
     return [
         f"  {name}: {then.get(name, 'not set')!r} before, {now.get(name, 'not set')!r} now"
         for name in sorted(then.keys() | now.keys())

@@ -1,13 +1,14 @@
-"""Map each training sequence to its tokens in closed form, so that a run resumes from one integer.
+"""Stateless mixture of sources: the tokens of any training sequence are a function of its index.
 
-Training is divided into periods of PERIOD sequences. In each, every source owns a fixed number of
-slots, exact to one in PERIOD and spread so evenly that any stretch is close to the shares. A
-sequence's index thus gives its source and its number k within the source by arithmetic alone. The
-source is cut into n windows; k // n is the epoch, and a pseudo-random permutation of the windows,
-different in each epoch and computed per element, maps k % n to a window. Where shares change during
-training, each phase has its own period and continues the counts of the one before.
+Training is divided into periods of PERIOD sequences. In each period, every source has a fixed
+number of slots, exact to one in PERIOD and spread so evenly that any range of sequences is close to
+the shares. A sequence's index thus determines its source and its number k within the source. The
+source is divided into n windows; k // n is the epoch, and a pseudo-random permutation of the
+windows, different in each epoch and computed per element, maps k % n to a window. If shares change
+during training, each phase has its own period and continues the counts of the previous one.
 
-No table grows with the data and no state is kept: any rank can compute any index directly.
+No table grows with the data and no state is kept, so a run resumes from one integer, and any rank
+can compute any sequence directly.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ FEW_DOCUMENTS = 10  # with fewer documents, the validation split may be empty by
 
 @dataclass(frozen=True)
 class _Phase:
-    """A stretch of training under one set of shares.
+    """A range of training sequences with one set of shares.
 
-    begin: its first sequence. slots: sequences of each source per period. before: sequences of each
-    source in all earlier phases. Both int64 [sources].
+    begin: its first sequence. slots: sequences of each source per period, int64 [sources].
+    source_of, rank_of: source of each slot of a period, and number of earlier slots of that source,
+    int64 [PERIOD]. before: sequences of each source in all earlier phases, int64 [sources].
     """
 
     begin: int
@@ -45,33 +47,40 @@ class _Phase:
     before: np.ndarray
 
     def seen(self, count: int) -> np.ndarray:
-        """Return the sequences of each source before this phase's `count`-th, int64 [sources]."""
+        """Return how many sequences of each source precede this phase's `count`-th one."""
         periods, rest = divmod(count, PERIOD)
         in_part = np.bincount(self.source_of[:rest], minlength=len(self.slots))
         return self.before + periods * self.slots + in_part
 
 
-BEGINNING = 64  # tokens from which a sequence's checksum is computed
+CHECKSUM_TOKENS = 64  # a sequence's checksum covers its first tokens only
 
 
 class Mixture:
-    """Sequences of a prepared directory, mixed by the sources' shares.
+    """Sequences of a directory of prepared data, mixed according to the sources' shares.
 
     A sequence has `sequence_length` + 1 tokens; consecutive windows of a source share one token, so
-    that each token is predicted once per epoch. packing: "concatenate", "best_fit" for whole
-    documents followed by padding.PADDING, or "pairs" as `preference_pairs` has them.
+    that each token is predicted once per epoch. The split "train" is infinite: each epoch visits
+    every window of a source once, in a new order. The split "validation" has the same proportions,
+    in the text's order; its `len(mixture)` sequences end before the first source would run out, and
+    further ones are padding. Sources whose held-out documents do not fill one window are listed in
+    `left_out`; the others keep their proportions.
 
-    split "train": endless; each epoch visits every window of a source once, in a new order.
-    split "validation": the same proportions in the text's order; `len(mixture)` sequences, until
-    the first source would run out, and padding beyond. Sources whose held-out documents do not
-    fill one window are `left_out`; the others keep their proportions.
+    Args:
+        directory: prepared data.
+        split: "train" or "validation".
+        sequence_length: number of predicted tokens per sequence.
+        seed: seed of the order of windows.
+        packing: "concatenate"; "best_fit" for whole documents followed by PADDING; or "pairs", see
+            `preference_pairs`.
+        phases: changes of the shares in training, in order, each {"at": number of tokens, "shares":
+            {source: share}}. Shares are those of predicted tokens: a source whose packing leaves
+            more padding gets more sequences.
+        padding_input: id that replaces padding in a model's input; PADDING for a model whose
+            document mask reads it.
 
-    phases: changes of shares after a number of tokens, each {"at": tokens, "shares": {source:
-    share}}, in order; for training only. Shares are of predicted tokens: a source whose packing
-    leaves more padding gets more sequences.
-
-    padding_input: what padding becomes as a model's input: any token, or PADDING for a model that
-    tells documents apart by it.
+    Raises:
+        PreparedDataError: the data is damaged, or a split has too few tokens for one sequence.
     """
 
     def __init__(
@@ -109,7 +118,7 @@ class Mixture:
         self._end = self._first_beyond()
 
     def __len__(self) -> int:
-        """Return the number of sequences in the validation split."""
+        """Return the number of sequences in the validation split; TypeError for training."""
         if self.shuffled:
             raise TypeError("the training split is infinite")
         return self._end
@@ -127,7 +136,7 @@ class Mixture:
     def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (source, epoch, window) of sequences [start, start + count), int64 [count] each.
 
-        `source` indexes `names`.
+        source: index into `names`.
         """
         index = np.arange(start, start + count, dtype=np.int64)
         begins = np.array([phase.begin for phase in self._phases])
@@ -149,7 +158,8 @@ class Mixture:
     def sequences(self, start: int, count: int) -> np.ndarray:
         """Return sequences [start, start + count), int64 [count, sequence_length + 1].
 
-        Beyond the end of the validation split all of them are PADDING.
+        Sequences beyond the end of the validation split are PADDING. Raises IndexError if `start`
+        is negative.
         """
         if start < 0:
             raise IndexError(f"sequence {start} is out of range")
@@ -161,20 +171,20 @@ class Mixture:
         return out
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `sequences(start, count)` for each start, concatenated.
+        """Return `sequences(start, count)` of all starts, concatenated along dim 0.
 
-        `batch_checksum` becomes that of the beginning of the first of them.
+        Sets `batch_checksum` to the checksum of the first of them.
         """
-        found = np.concatenate([self.sequences(start, count) for start in starts])
-        self.batch_checksum = crc32(found[0, :BEGINNING].tobytes())
-        return found
+        sequences = np.concatenate([self.sequences(start, count) for start in starts])
+        self.batch_checksum = crc32(sequences[0, :CHECKSUM_TOKENS].tobytes())
+        return sequences
 
     def epochs_at(self, index: int) -> dict[str, float]:
-        """Return the epochs of each source within the first `index` sequences."""
+        """Return source → number of epochs in the first `index` sequences."""
         return dict(zip(self.names, (self._seen(index) / self.windows).tolist(), strict=True))
 
     def tokens_at(self, index: int) -> dict[str, float]:
-        """Return the tokens (not padding) of each source in the first `index` sequences."""
+        """Return source → number of predicted tokens, without padding, in `index` sequences."""
         fill = np.array([stream.fill for stream in self.streams]) * self.sequence_length
         return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
 
@@ -199,11 +209,12 @@ def _phases(
 
 
 def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:
-    """Apply a pseudo-random permutation of 0 … n − 1 to `index` (int64, any shape).
+    """Apply a pseudo-random permutation of 0 … n - 1 to `index` (int64, any shape).
 
-    On b bits, x → x·odd + c and x → x ^ (x >> b/2) are bijections; a few keyed rounds mix well.
-    Results ≥ n are permuted again until they are below (cycle walking): still a bijection, and
-    less than two passes on average, as 2^b < 2n.
+    key: seed of the permutation. On b bits, x → x·odd + c and x → x ^ (x >> b/2) are bijections,
+    and a few keyed rounds mix well. Results of n or more are permuted again until they are smaller
+    (cycle walking), which is still a bijection, and takes less than two passes on average, as
+    2^b < 2n.
     """
     bits = max((n - 1).bit_length(), 1)
     mask, shift = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)

@@ -1,8 +1,8 @@
-"""Best-fit packing: whole documents share sequences and none is truncated.
+"""Best-fit packing: sequences consist of whole documents, none of which is truncated.
 
-The method is that of Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
-Each split of each source gets two arrays beside its shards, built once per sequence length. Their
-names contain a hash of the shards, so that stale packings are never read:
+The method is that of Ding et al. 2024, "Fewer Truncations Improve Language Modeling". Each split of
+each source gets two arrays beside its shards, built once per sequence length. Their names contain a
+hash of the shards, so that stale packings are never read:
 
     <split>.packed-<S>-<hash>.pieces     int64 [pieces, 2], little-endian, without header: start of
                                          each piece in the stream, and its length
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..durable_files import Damaged, check_once, read_seal, whole
-from .prepared import SPLITS, document_end, exclusive
+from .prepared import SPLITS, document_end, lock_directory
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
 CHUNK = 1 << 22  # tokens read at a time
@@ -37,7 +37,11 @@ def pack(
     sequence_length: int,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> None:
-    """Build the parts of a directory's packing for this length that are missing or damaged."""
+    """Write the packing of each source and split for this sequence length, unless it exists.
+
+    Damaged files are written again. manifest: that of `directory`. progress: called with (activity,
+    bytes done).
+    """
     root = Path(directory)
     missing = [
         (source, split)
@@ -47,7 +51,7 @@ def pack(
     ]
     if not missing:
         return
-    with exclusive(root, lambda: progress(f"waiting for the process at {root}", 0)):
+    with lock_directory(root, lambda: progress(f"waiting for the process at {root}", 0)):
         for source, split in missing:
             progress(f"packing {source['name']}", 0)
             lengths = document_lengths(root, manifest, source[split]["shards"])
@@ -59,7 +63,7 @@ def pack(
 
 
 def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:
-    """Return whether both arrays exist undamaged; report damaged ones, which must be rebuilt."""
+    """Return whether both arrays exist undamaged; report damaged ones to `progress`."""
     if not any(path.exists() for path in paths):
         return False
     try:
@@ -74,7 +78,7 @@ def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, in
 def packed_paths(
     root: Path, source: dict[str, Any], split: str, sequence_length: int
 ) -> tuple[Path, Path]:
-    """Return the paths of a split's (pieces, sequences)."""
+    """Return the paths of a split's (pieces, sequences) files."""
     hashes = "".join(shard["sha256"] for shard in source[split]["shards"])
     shards = hashlib.sha256(hashes.encode()).hexdigest()[:12]
     stem = root / source["name"] / f"{split}.packed-{sequence_length}-{shards}"
@@ -84,7 +88,10 @@ def packed_paths(
 def document_lengths(
     root: Path, manifest: dict[str, Any], shards: list[dict[str, Any]]
 ) -> Iterator[np.ndarray]:
-    """Yield the lengths of documents in tokens, with their end, in order; int64 [n] at a time."""
+    """Yield the documents' lengths in tokens, end token included, in order; int64 [n] at a time.
+
+    shards: the manifest's entries of one split of a source.
+    """
     end, start, last = document_end(manifest), 0, 0
     for shard in shards:
         tokens = np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r")
@@ -98,7 +105,10 @@ def document_lengths(
 def pack_documents(
     lengths: Iterable[np.ndarray], sequence_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield blocks of rows (pieces, sequences) of both files, for documents in order."""
+    """Yield blocks of rows of the two files, (pieces, sequences), both int64 [n, 2].
+
+    lengths: lengths of the documents in order, as from `document_lengths`.
+    """
     start, done, labels, room = 0, 0, 0, sequence_length + 1
     for block in _blocks(lengths):
         pieces = _cut(block, sequence_length)
@@ -115,16 +125,16 @@ def pack_documents(
 
 
 def _blocks(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Regroup the lengths into arrays of BLOCK."""
+    """Regroup the lengths into arrays of BLOCK elements; the last one may be shorter."""
     pending: list[np.ndarray] = []
     count = 0
-    for some in lengths:
-        while count + len(some) >= BLOCK:
-            head, some = np.split(some, [BLOCK - count])
+    for array in lengths:
+        while count + len(array) >= BLOCK:
+            head, array = np.split(array, [BLOCK - count])
             yield np.concatenate([*pending, head])
             pending, count = [], 0
-        pending.append(some)
-        count += len(some)
+        pending.append(array)
+        count += len(array)
     if count:
         yield np.concatenate(pending)
 
@@ -143,7 +153,7 @@ def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
-    """Return the bin of each item, int64 [items]; sizes are 1 … room.
+    """Return the bin of each item, int64 [items]. sizes: int64 [items], each at most `room`.
 
     Best-fit decreasing: the largest item first, each into the fullest bin with room for it. Items
     of one size, and bins with equal room, are handled together, so the time depends on the number

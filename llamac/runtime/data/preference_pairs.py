@@ -1,7 +1,7 @@
-"""Sequences of preference tuning: pairs of a chosen and a rejected answer to one prompt.
+"""Sequences for preference tuning: pairs of a chosen and a rejected answer to one prompt.
 
-Rows 2i and 2i + 1 are the chosen and the rejected one of a pair, each a sequence of its own that
-padding follows. Pairs are mixed and shuffled as `mixture` does with sequences.
+Rows 2i and 2i + 1 are the chosen and the rejected conversation of a pair, each a sequence followed
+by padding. Pairs are mixed and shuffled by `mixture`, to which a pair is one sequence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from .mixture import Mixture
 
 
 class Pairs:
-    """Sequences of a prepared directory's preference pairs. split: "train" or "validation"."""
+    """Mixture of the preference pairs in a directory of prepared data.
+
+    split: "train" or "validation". sequence_length: predicted tokens of one conversation.
+    """
 
     padding_input = 0
 
@@ -28,11 +31,12 @@ class Pairs:
 
     @property
     def pairs(self) -> int:
-        """Return the number of different pairs."""
+        """Return the number of distinct pairs in the split."""
         return int(self.first[-1])
 
     @property
     def batch_checksum(self) -> int:
+        """Return the checksum of the last batch read, see `Mixture.read_sequences`."""
         return self.mixture.batch_checksum
 
     def __len__(self) -> int:
@@ -40,14 +44,20 @@ class Pairs:
         return 2 * len(self.mixture)
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
-        found = self.mixture.read_sequences((start // 2 for start in starts), count // 2)
-        return found.reshape(-1, self.sequence_length + 1)
+        """Return `count` rows from each start, int64 [n · count, sequence_length + 1].
+
+        Starts and `count` are even, as rows come in pairs.
+        """
+        pairs = self.mixture.read_sequences((start // 2 for start in starts), count // 2)
+        return pairs.reshape(-1, self.sequence_length + 1)
 
     def answers(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return the index of each row among the split's answers, int64 [n]; -1 beyond the end."""
-        found = [self._pairs(start // 2, count // 2) for start in starts]
-        pairs = np.concatenate(found)[:, None]
+        """Return the index among the split's 2 · pairs answers of each row that these starts read.
+
+        int64 [n · count]; -1 for rows beyond the end of the validation split.
+        """
+        ranges = [self._pairs(start // 2, count // 2) for start in starts]
+        pairs = np.concatenate(ranges)[:, None]
         return np.where(pairs < 0, -1, 2 * pairs + [0, 1]).reshape(-1)
 
     def _pairs(self, start: int, count: int) -> np.ndarray:
@@ -58,13 +68,13 @@ class Pairs:
         return pairs
 
     def read(self, pair: int, out: np.ndarray) -> None:
-        """Write a pair's rows one after the other into `out`, int64 [2 · (sequence_length + 1)]."""
+        """Write the two rows of pair number `pair` to `out`, int64 [2 · (sequence_length + 1)]."""
         source = int(np.searchsorted(self.first, pair, side="right")) - 1
         self.mixture.streams[source].read(0, pair - int(self.first[source]), out)
 
 
-class InOrder:
-    """Pairs in order of their indices, unshuffled, each once, followed by padding."""
+class OrderedPairs:
+    """Pairs in order of their numbers, each once, followed by rows of padding."""
 
     padding_input = 0
 
@@ -72,11 +82,11 @@ class InOrder:
         self.pairs = pairs
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
+        """Return `count` rows from each start, int64 [n · count, sequence_length + 1]."""
         length = self.pairs.sequence_length + 1
-        wanted = [pair for start in starts for pair in range(start // 2, (start + count) // 2)]
-        out = np.full((len(wanted), 2 * length), PADDING, dtype=np.int64)
-        for row, pair in zip(out, wanted, strict=True):
+        numbers = [pair for start in starts for pair in range(start // 2, (start + count) // 2)]
+        out = np.full((len(numbers), 2 * length), PADDING, dtype=np.int64)
+        for row, pair in zip(out, numbers, strict=True):
             if pair < self.pairs.pairs:
                 self.pairs.read(pair, row)
         return out.reshape(-1, length)

@@ -1,4 +1,4 @@
-"""Arguments of one preparation of data, shared by the modules that carry it out."""
+"""Arguments of one preparation of data, which its modules share."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from ..kernels.padding import PADDING, toggle_loss
 from .prepared import token_dtype
 from .sources.input_files import CONVERSATIONS
 
-Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
+Progress = Callable[[str, int], None]  # (activity, bytes of text done so far)
 
 
-def silent(stage: str, done: int) -> None:
+def ignore_progress(stage: str, done: int) -> None:
     """Progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """The arguments of `prepare`.
-
-    context: tokens of a sequence, which a conversation of supervised data must fit in.
-    """
+    """The arguments of `token_shards.prepare`; `root` is its directory."""
 
     root: Path
     sources: list[dict[str, Any]]
@@ -40,23 +37,25 @@ class PrepareJob:
 
     @property
     def shares(self) -> list[float]:
+        """Return the sources' shares, normalised to a sum of one."""
         total = sum(source["share"] for source in self.sources)
         return [source["share"] / total for source in self.sources]
 
     @property
     def supervised(self) -> bool:
-        """Return whether some source's tokens have a loss only in part."""
+        """Return whether any source is supervised, so that some tokens have no loss."""
         return any(source["kind"] in CONVERSATIONS for source in self.sources)
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the dtype of the shards."""
+        """Return the dtype of the shards: int32 for supervised data, else uint16 or uint32."""
         return np.dtype("<i4") if self.supervised else token_dtype(self.vocab_size)
 
     def stored(self, tokens: np.ndarray) -> np.ndarray:
-        """Return a document as it is stored. tokens: with its end, int32 [n].
+        """Return the stored form of a document. tokens: ids with the end token, int32 [n].
 
-        Beside supervised data, padding follows each document, and predicts nothing.
+        If any source is supervised, PADDING is appended to every document, and its first token has
+        no loss, as it would be predicted from padding.
         """
         if not self.supervised:
             return tokens
@@ -65,6 +64,9 @@ class PrepareJob:
         return stored
 
     def is_held_out(self, data: bytes) -> bool:
-        """Return whether a document (as UTF-8) is in the validation split, from its hash alone."""
+        """Return whether a document is in the validation split, which depends on its hash alone.
+
+        data: the document in UTF-8.
+        """
         digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
         return int.from_bytes(digest, "little") < self.validation * 2**64

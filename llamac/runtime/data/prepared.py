@@ -5,8 +5,8 @@
     tokenizer.model
     <source>/train-00000.bin       tokens, little-endian uint16 or uint32, without header;
     <source>/validation-00000.bin  each document ends with EOS; documents may cross shards.
-                                   Beside supervised data all are int32, as `kernels.padding` says
-    chat_template.jinja            of supervised data, if the tokenizer has one
+                                   If any source is supervised: int32, see `kernels.padding`
+    chat_template.jinja            supervised data only, if the tokenizer has one
     <source>/source.json           the source's part of the manifest, written when it is complete
     <source>/unigrams.npy          int64 [vocab_size], count of each token in train
     .prepare.lock                  locked by the process that prepares or checks the directory
@@ -36,7 +36,7 @@ from ..kernels.padding import PADDING, toggle_loss
 
 SPLITS = ("train", "validation")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # valid names of a source and of its directory
-ANEW = "delete {0}/manifest.json and prepare the data again"  # hint in errors about damage
+ANEW = "delete {0}/manifest.json and prepare the data again"  # advice in errors about damage
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
@@ -45,9 +45,9 @@ class PreparedDataError(RunError, ValueError):
 
 
 def load_manifest(directory: str | Path) -> dict[str, Any]:
-    """Return the manifest of a prepared directory, after checking the sizes of all shards.
+    """Return the manifest of a prepared directory, after checking it and the sizes of all shards.
 
-    Raises PreparedDataError.
+    Raises PreparedDataError if it is missing or damaged, or a shard is missing or has another size.
     """
     root, path = Path(directory), Path(directory) / "manifest.json"
     try:
@@ -92,7 +92,10 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Read manifest.json without checking the shards. Raises PreparedDataError."""
+    """Return manifest.json, checked against its own hash only; shards are not checked.
+
+    Raises PreparedDataError if it is missing or damaged.
+    """
     path = root / "manifest.json"
     try:
         manifest = read_note(path)
@@ -114,9 +117,9 @@ def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify_prepared(directory: str | Path) -> dict[str, Any]:
-    """Return `load_manifest` after comparing the shards and the tokenizer with their hashes.
+    """Return the manifest after comparing all shards and the tokenizer with their hashes.
 
-    Raises PreparedDataError.
+    Raises PreparedDataError if a file is missing or damaged.
     """
     manifest = load_manifest(directory)
     verify_once(directory, manifest, lambda stage, done: None)
@@ -126,9 +129,10 @@ def verify_prepared(directory: str | Path) -> dict[str, Any]:
 def verify_once(
     directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
 ) -> None:
-    """Verify like `verify_prepared`, but skip files that .verified.json lists as unchanged.
+    """Compare files with their hashes, except those unchanged since .verified.json listed them.
 
-    `durable_files.check_once` describes the cost. Raises PreparedDataError.
+    Updates .verified.json, see `durable_files.check_once`. progress: called with (activity, bytes
+    done). Raises PreparedDataError if a file is missing or damaged.
     """
     root = Path(directory)
     try:
@@ -156,11 +160,12 @@ def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[s
 
 
 @contextmanager
-def exclusive(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Create the directory and hold its lock; call `waiting` first if another process holds it.
+def lock_directory(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Context manager that creates the directory and locks it against other processes.
 
-    The kernel releases the lock of a process that dies. Finished data on a read-only disk needs no
-    lock, since nothing is written. Raises PreparedDataError if the directory cannot be created.
+    waiting: called once before waiting, if another process has locked it. The kernel releases the
+    lock when a process ends. Finished data on a read-only disk is not locked, since nothing is
+    written. Raises PreparedDataError if the directory cannot be created.
     """
     try:
         file = _lock(root, waiting)
@@ -200,31 +205,35 @@ def _lock(root: Path, waiting: Callable[[], None]) -> IO[bytes]:
 
 
 def is_signed(manifest: dict[str, Any]) -> bool:
-    """Return whether tokens may have no loss, as in supervised data (see `kernels.padding`)."""
+    """Return whether shards have signed tokens, as supervised data has (`kernels.padding`)."""
     return np.dtype(manifest["dtype"]).kind == "i"
 
 
 def document_end(manifest: dict[str, Any]) -> int:
-    """Return what is stored at the end of each document: EOS, or padding in supervised data."""
+    """Return the value stored at the end of each document: EOS, or PADDING in supervised data."""
     return PADDING if is_signed(manifest) else manifest["tokenizer"]["eos"]
 
 
 def token_ids(stored: np.ndarray) -> np.ndarray:
-    """Return the ids of stored tokens, with a loss or without."""
+    """Return the ids of stored tokens, whether they have a loss or not; PADDING is unchanged."""
     signed = stored.dtype.kind == "i"
     return np.where(stored < PADDING, toggle_loss(stored), stored) if signed else stored
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """Return the smaller of the two shard dtypes that holds every id."""
+    """Return the smallest shard dtype that represents every id: uint16 or uint32."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 @dataclass
 class ShardWriter:
-    """Writer of one split of one source: a stream of tokens, cut into shards of equal size."""
+    """Writer of one split of one source: a stream of tokens in shards of `shard_tokens` each.
 
-    path: Path  # path of the shards, without "-00000.bin"
+    path: path of the shards, without "-00000.bin". documents, bytes: number of documents added, and
+    their text's bytes. shards: manifest entries of the finished shards.
+    """
+
+    path: Path
     dtype: np.dtype
     shard_tokens: int
     documents: int = 0
@@ -234,7 +243,7 @@ class ShardWriter:
     _tokens: int = 0
 
     def add(self, tokens: np.ndarray, text_bytes: int) -> None:
-        """Append a document: its tokens with EOS, and its text's size in bytes."""
+        """Append a document. tokens: ids with EOS, int [n]. text_bytes: size of its text."""
         self.documents += 1
         self.bytes += text_bytes
         while len(tokens):
@@ -273,9 +282,9 @@ class ShardWriter:
 
 
 def clear(directory: Path) -> None:
-    """Create a source's directory and remove the files of an unfinished preparation from it.
+    """Create a source's directory, or delete what a preparation has written to it.
 
-    Other files are not touched: users may keep their texts there.
+    Other files are kept, since users may keep their texts there.
     """
     directory.mkdir(exist_ok=True)
     packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.sha256)?"

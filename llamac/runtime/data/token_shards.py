@@ -1,9 +1,9 @@
-"""Prepare sources as token shards that a training run maps into memory.
+"""Tokenise sources into shards that a training run maps into memory.
 
 `prepare` reads each source twice: first a sample to train the tokenizer, then every document to
-tokenise it. `prepared` describes the directory's layout. `manifest.json` is written last. After a
-kill at any point, another call keeps the tokenizer and the finished sources and writes the same
-bytes.
+tokenise it. `prepared` describes the directory's layout. `manifest.json` is written last. If a call
+is killed at any point, the next one reuses the tokenizer and the finished sources, and writes the
+same bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .answer_tokens import (
     write_chat_template,
 )
 from .data_settings import changed_settings, input_fingerprints, settings_of
-from .prepare_job import PrepareJob, Progress, silent
+from .prepare_job import PrepareJob, Progress, ignore_progress
 from .prepared import (
     SPLITS,
     PreparedDataError,
     ShardWriter,
     clear,
-    exclusive,
     load_manifest,
+    lock_directory,
     token_ids,
     verify_once,
 )
@@ -43,7 +43,7 @@ from .sources.conversations import check_source
 from .sources.input_files import CONVERSATIONS, needs_cleaning
 from .sources.skipped import Skipped
 from .sources.source_documents import documents
-from .vocabulary import Unknown, say_lost, tokenizer_of, train_on_sources
+from .vocabulary import Unknown, load_or_make_tokenizer, report_lost, train_on_sources
 
 if TYPE_CHECKING:
     from ..distributed.ranks import Ranks
@@ -52,7 +52,7 @@ __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepar
 
 BATCH_BYTES = 1 << 21  # text tokenised together
 NO_TEXT = ("empty", "empty file")  # reasons that concern files and records without text
-SHOWN = 5  # skipped conversations that are reported; the manifest lists more
+SHOWN = 5  # number of skipped conversations that are reported; the manifest lists more
 T = TypeVar("T")
 
 
@@ -61,7 +61,7 @@ class PreparedDataMismatch(PreparedDataError):
 
 
 def token_counts(manifest: dict[str, Any]) -> str:
-    """Return the training tokens of each source, as one line."""
+    """Return one line with the number of training tokens of each source."""
     counts = []
     for source in manifest["sources"]:
         train = source["train"]
@@ -84,35 +84,48 @@ def prepare(
 ) -> dict[str, Any]:
     """Tokenise the sources into shards under `directory`; return the manifest.
 
-    sources: `[[data.source]]` tables (see `source_documents.documents`) with `name` and `share`.
-    tokenizer: `path` of a SentencePiece model, or `kind` and `train_bytes` to train one.
-    validation: fraction of documents held out, chosen by a hash of the document, so that equal
-    documents fall on the same side and no document moves when others are added.
-    context: tokens of a sequence, for supervised data.
+    A directory that was prepared with the same settings is reused after its files are verified (see
+    `prepared.verify_once`). If another process is preparing it, this one waits and then reuses it.
 
-    A directory that was prepared from the same settings is kept, after its shards are compared with
-    their hashes (see `prepared.verify_once` for the cost). A second process at the same directory
-    reports that it waits for the first, then finds the data ready.
-    Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
+    Args:
+        directory: created if it does not exist.
+        sources: `[[data.source]]` tables with `name` and `share`, see `source_documents.documents`.
+        tokenizer: `[tokenizer]` table: `path` of a tokenizer's file, or `kind` and `train_bytes`
+            to train one.
+        vocab_size: the model's vocabulary; larger ids are an error.
+        validation: fraction of documents held out, chosen by a hash of the document, so that equal
+            documents are in the same split and no document moves when others are added.
+        shard_tokens: tokens per shard.
+        seed: seed of that hash and of the tokenizer's sample.
+        context: largest number of tokens of a conversation, for supervised data.
+        progress: called with (activity, bytes of text done).
+
+    Raises:
+        PreparedDataMismatch: the directory was prepared with other settings or inputs.
+        PreparedDataError: the directory is damaged or cannot be created.
+        SourceError: a source cannot be read, or must be cleaned first.
+        TokenizerError: the tokenizer cannot be loaded or does not fit the spec or the text.
     """
     job = PrepareJob(
         Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
-        progress or silent, context,
+        progress or ignore_progress, context,
     )  # fmt: skip
     settings = settings_of(job)
-    with exclusive(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
+    with lock_directory(
+        job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)
+    ):
         if not (job.root / "manifest.json").exists():
             _prepare(job, settings)
-            return _checked(job, settings)
+            return _verify(job, settings)
         return reuse(job, settings)
 
 
 def prepare_for_ranks(ranks: Ranks, directory: str | Path, **options: Any) -> dict[str, Any]:
-    """Run `prepare` on rank 0 and return its manifest on all ranks, which must find the same one.
+    """Run `prepare` on rank 0; return its manifest on all ranks, which must read the same data.
 
-    Nodes need not share a file system, but copies of a directory could differ without an error.
-    Raises RunError on all ranks, naming the host, if a rank reads another manifest or has shards of
-    other sizes; otherwise as `prepare`.
+    All ranks call this. Nodes need not share a file system, but their copies could differ. Raises
+    RunError on all ranks, naming the host, if a rank reads another manifest or has shards of other
+    sizes, or if `prepare` fails.
     """
     manifest = ranks.on_first(lambda: prepare(directory, **options))
     ranks.on_each(lambda: _require_same(Path(directory), manifest))
@@ -133,14 +146,18 @@ def _require_same(directory: Path, manifest: dict[str, Any]) -> None:
 
 
 def reuse(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a finished directory, checked against the settings and its files."""
-    manifest = _checked(job, settings)
-    say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
+    """Verify a finished directory against the settings and its files; return its manifest.
+
+    Reports text that the tokenizer does not restore. Raises PreparedDataMismatch or
+    PreparedDataError.
+    """
+    manifest = _verify(job, settings)
+    report_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
 
 
-def _checked(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a finished directory, checked against the settings and its files."""
+def _verify(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
+    """Verify a finished directory against the settings and its files; return its manifest."""
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
     verify_once(job.root, manifest, job.progress)
@@ -158,19 +175,22 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
         check_source(source)
     inputs = input_fingerprints(job)
     key = durable_files.fingerprint([settings, inputs])
-    model = tokenizer_of(job, key, train_on_sources)
-    say_lost(model.lost, job.progress)
+    model = load_or_make_tokenizer(job, key, train_on_sources)
+    report_lost(model.lost, job.progress)
     if job.supervised:
         write_chat_template(job.root, answer_encoder(job, model).chat)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | manifest_summary(job, model, parts)
     write_note(job.root / "manifest.json", manifest)
     for part in parts:
-        say_skipped(job.root, part, job.progress)
+        report_skipped(job.root, part, job.progress)
 
 
-def say_skipped(root: Path, part: dict[str, Any], progress: Progress) -> None:
-    """Report what was skipped of a source, except files and records without text."""
+def report_skipped(root: Path, part: dict[str, Any], progress: Progress) -> None:
+    """Report what was skipped of a source, except files and records without text.
+
+    part: the source's part of the manifest.
+    """
     counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
         why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
@@ -233,13 +253,13 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
             if not held_out:
                 kept.append(tokens)
             done += len(data)
-        unigrams += count_learned(np.concatenate(kept), job.vocab_size)
+        unigrams += count_loss_tokens(np.concatenate(kept), job.vocab_size)
         job.progress(stage, done)
     unknown.check()
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
-        raise skipped.nothing_left(source["name"], splits["validation"]["documents"])
-    splits["train"] |= learned(source["kind"], unigrams)
+        raise skipped.no_documents_error(source["name"], splits["validation"]["documents"])
+    splits["train"] |= loss_statistics(source["kind"], unigrams)
     counted = write_array(directory / "unigrams.npy", unigrams)
     part = {
         "name": source["name"],
@@ -268,7 +288,7 @@ def _is_whole(job: PrepareJob, part: dict[str, Any]) -> bool:
 def _encoded(
     job: PrepareJob, source: dict[str, Any], model: Tokenizer, skipped: Skipped
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of a source's texts and their tokens, each with its end."""
+    """Yield (texts, tokens of each with the end token) of batches of a source's documents."""
     if source["kind"] in CONVERSATIONS:
         found = supervised_documents(source, answer_encoder(job, model), skipped)
         for batch in _batches(found, lambda document: len(document[0])):
@@ -280,7 +300,7 @@ def _encoded(
 
 
 def answer_encoder(job: PrepareJob, model: Tokenizer) -> AnswerEncoder:
-    """Return the encoder of a job's supervised data. Raises SourceError, ChatTemplateError."""
+    """Return the encoder for a job's supervised data. Raises SourceError or ChatTemplateError."""
     assert job.context is not None, "supervised data is prepared for a length of sequences"
     return encoder_of(model, Supervision(tuple(job.tokenizer.items()), job.context))
 
@@ -297,18 +317,23 @@ def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T
         yield batch
 
 
-def count_learned(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Count each token among stored ones that have a loss, int64 [vocab_size]."""
+def count_loss_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Count the occurrences of each id among stored tokens that have a loss: int64 [vocab_size]."""
     return np.bincount(tokens[tokens >= 0], minlength=vocab_size)
 
 
-def learned(kind: str, unigrams: np.ndarray) -> dict[str, Any]:
-    """Return a source's manifest entries on the training tokens that have a loss."""
+def loss_statistics(kind: str, unigrams: np.ndarray) -> dict[str, Any]:
+    """Return a source's manifest entries about its training tokens that have a loss.
+
+    unigrams: from `count_loss_tokens`. `unigram_entropy` is in nats; supervised data also has
+    `targets`, the number of such tokens.
+    """
     targets = {"targets": int(unigrams.sum())} if kind in CONVERSATIONS else {}
     return {"unigram_entropy": entropy(unigrams), **targets}
 
 
 def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -318,7 +343,10 @@ def cores() -> int:
 def manifest_summary(
     job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the manifest's entries on the tokenizer, the vocabulary and the sources."""
+    """Return the manifest's entries about the tokenizer, the vocabulary and the sources.
+
+    parts: the sources' parts of the manifest, in the job's order. Reads their unigrams.npy.
+    """
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")
@@ -344,9 +372,9 @@ def manifest_summary(
 
 
 def entropy(weights: np.ndarray) -> float:
-    """Return the entropy in nats of the distribution with these weights.
+    """Return the entropy in nats of the distribution with these (unnormalised) weights.
 
-    It is the loss of the best model that ignores all context.
+    For token counts, it is the loss of the best model that ignores all context.
     """
     p = weights[weights > 0] / weights.sum()
     return float(-(p * np.log(p)).sum())

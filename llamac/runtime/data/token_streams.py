@@ -1,4 +1,4 @@
-"""Read a source's tokens as sequences: windows of one stream, or documents packed together."""
+"""Read a source's tokens as sequences: windows of a token stream, or packed documents."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from .prepared import PreparedDataError
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a source's split as one stream; shards are mapped into memory on first use."""
+    """The tokens of one split of a source as a stream; shards are mapped into memory on first use.
+
+    starts: index in the stream of each shard's first token, then the stream's length. mapped: shard
+    number → its tokens, filled on use.
+    """
 
     name: str
     shards: list[Path]
     dtype: str
-    starts: list[int]  # where in the stream each shard begins; then the stream's length
+    starts: list[int]
     mapped: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Copy the tokens from `start` into `out`, int64 [n], across shards.
+        """Copy the n tokens from `start` on into `out`, int64 [n], across shards.
 
-        Raises PreparedDataError if the stream does not have them.
+        Raises PreparedDataError if the stream ends before them.
         """
         shard, filled = bisect_right(self.starts, start) - 1, 0
         try:
@@ -55,9 +59,9 @@ class Tokens:
 
 
 class Stream(Protocol):
-    """Sequences of one source.
+    """Sequences of one split of a source.
 
-    windows: sequences per epoch. fill: fraction of their labels that are tokens, not padding.
+    windows: number of sequences per epoch. fill: fraction of the labels that are not padding.
     """
 
     name: str
@@ -65,15 +69,15 @@ class Stream(Protocol):
     fill: float
 
     def read(self, epoch: int, window: int, out: np.ndarray) -> None:
-        """Write a sequence into `out`, int64 [sequence_length + 1]."""
+        """Write sequence number `window` of an epoch to `out`, int64 [sequence_length + 1]."""
         ...
 
 
 class Concatenated:
-    """Windows of the stream, each sharing one token with the next.
+    """Windows of the token stream, each of which shares one token with the next.
 
-    In training the stream is a ring: an epoch begins where the one before ended. Tokens that do not
-    fill a window thus come first in the next epoch, and all tokens are seen equally often.
+    ring: whether each epoch begins where the previous one ended, as in training. Tokens that do not
+    fill a window then come first in the next epoch, so all tokens are seen equally often.
     """
 
     fill = 1.0
@@ -84,7 +88,7 @@ class Concatenated:
         self.windows = (len(tokens) - (not ring)) // sequence_length if enough else 0
 
     def start(self, epoch: int, window: int) -> int:
-        """Return the start of a window in the stream."""
+        """Return the index in the stream of a window's first token."""
         start = window * self.length
         return (epoch * self.windows * self.length + start) % len(self.tokens) if epoch else start
 
@@ -97,7 +101,10 @@ class Concatenated:
 
 
 class Packed:
-    """Whole documents side by side, followed by padding (see `packing`)."""
+    """Sequences of whole documents followed by padding, from the files of `packing`.
+
+    Raises PreparedDataError if these files are missing or damaged.
+    """
 
     def __init__(self, root: Path, source: dict[str, Any], split: str, tokens: Tokens, length: int):
         paths = packed_paths(root, source, split, length)
@@ -124,15 +131,15 @@ class Packed:
 
 
 class Paired:
-    """Consecutive documents two by two, each in one half of a sequence, followed by padding.
+    """Pairs of consecutive documents, each in one half of a sequence and followed by padding.
 
-    Shares of such sources are of pairs, whatever their lengths.
+    `fill` is 1 whatever the lengths, so sources are mixed by their numbers of pairs.
     """
 
     fill = 1.0
 
     def __init__(self, tokens: Tokens, ends: np.ndarray) -> None:
-        """ends: where in the stream each document ends, after its padding; int64 [2 · windows]."""
+        """Open the pairs. ends: end of each document in the stream, int64 [2 · windows]."""
         self.name, self.tokens, self.windows = tokens.name, tokens, len(ends) // 2
         self.bounds = np.concatenate([np.zeros(1, np.int64), ends])
 
@@ -144,14 +151,14 @@ class Paired:
 
 
 def _rows(path: Path) -> np.ndarray:
-    """Map int64 [rows, 2] into memory; an empty file gives an empty array."""
+    """Map a file of int64 [rows, 2] into memory; an empty file gives an empty array."""
     if not path.stat().st_size:
         return np.zeros((0, 2), dtype=np.int64)
     return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
 
 
 def open_tokens(root: Path, manifest: dict[str, Any], source: dict[str, Any], split: str) -> Tokens:
-    """Open the tokens of a split of a source."""
+    """Open the tokens of one split of a source. source: its part of the manifest."""
     shards = source[split]["shards"]
     starts = [0, *accumulate(shard["tokens"] for shard in shards)]
     paths = [root / shard["file"] for shard in shards]
@@ -166,7 +173,10 @@ def open_stream(
     sequence_length: int,
     packing: str,
 ) -> Stream:
-    """Open a split of a source. packing: "concatenate", "best_fit" or "pairs"."""
+    """Open the sequences of one split of a source. source: its part of the manifest.
+
+    packing: "concatenate", "best_fit" or "pairs". Raises PreparedDataError if files are damaged.
+    """
     tokens = open_tokens(root, manifest, source, split)
     if packing == "best_fit":
         return Packed(root, source, split, tokens, sequence_length)

@@ -1,4 +1,4 @@
-"""Choose the tokenizer of prepared data, given or trained, and check it against spec and text."""
+"""Load or train the tokenizer of prepared data, and check it against the spec and the text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .sources.skipped import Skipped
 from .sources.source_documents import documents
 
 UNKNOWN_SHARE = 0.01  # largest fraction of a source's tokens that may be the unknown piece
-ENOUGH = 1 << 20  # tokens after which the fraction is first checked
+FIRST_CHECK_TOKENS = 1 << 20  # tokens after which the fraction is first checked
 
 
 def given_tokenizer(job: PrepareJob) -> Tokenizer | None:
-    """Return the tokenizer of `tokenizer.path`; None if one is to be trained.
+    """Load the tokenizer at `tokenizer.path`; return None if the spec trains one instead.
 
-    Raises TokenizerError, before anything is written, if it does not fit the spec.
+    Writes no files. Raises TokenizerError if it cannot be loaded or does not fit the spec.
     """
     path, eos = job.tokenizer.get("path"), job.tokenizer.get("eos")
     if not path:
@@ -52,13 +52,16 @@ def given_tokenizer(job: PrepareJob) -> Tokenizer | None:
     return model
 
 
-def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokenizer]) -> Tokenizer:
-    """Return the tokenizer, loading the saved one if it belongs to `key`, else writing a new one.
+def load_or_make_tokenizer(
+    job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokenizer]
+) -> Tokenizer:
+    """Return the tokenizer that the directory has for `key`, or else make one and write it there.
 
-    It is that of `tokenizer.path`, or the one that `train` returns.
+    The new one is that of `tokenizer.path`, or the result of `train`. key: fingerprint of the
+    settings and inputs.
     """
     path = job.root / "tokenizer.model"
-    if is_settled(job, key):
+    if has_saved_tokenizer(job, key):
         return load_tokenizer_file(path)
     model = given_tokenizer(job) or train(job)
     sha256 = write(path, model.model)
@@ -66,17 +69,18 @@ def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokeni
     return model
 
 
-def is_settled(job: PrepareJob, key: str) -> bool:
-    """Return whether the tokenizer for `key` exists undamaged."""
+def has_saved_tokenizer(job: PrepareJob, key: str) -> bool:
+    """Return whether the directory has an undamaged tokenizer for `key`."""
     noted = note_or_nothing(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_whole(path, noted["file_sha256"])
 
 
 def train_on_sources(job: PrepareJob) -> Tokenizer:
-    """Train on a sample of the training documents.
+    """Train a tokenizer on a sample of the training documents.
 
-    Each source contributes bytes in proportion to its share, or all it has.
+    Each source contributes its share of `tokenizer.train_bytes`, or all its text. Raises
+    SourceError if a source has no training documents.
     """
     lines: list[str] = []
     for source, share in zip(job.sources, job.shares, strict=True):
@@ -97,33 +101,37 @@ def _training_texts(job: PrepareJob, source: dict[str, Any]) -> Iterator[str]:
             used += 1
             yield text
     if not used:
-        raise skipped.nothing_left(source["name"], held_out)
+        raise skipped.no_documents_error(source["name"], held_out)
 
 
-def say_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
-    """Report the kinds of text that decoding does not restore. lost: from `Tokenizer.lost`."""
+def report_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
+    """Report the kinds of text that decoding does not restore exactly, if there are any.
+
+    lost: `Tokenizer.lost`.
+    """
     if lost:
         progress(f"the tokenizer does not restore text exactly: {', '.join(lost)}", 0)
 
 
 class Unknown:
-    """Counter of a source's unknown tokens.
+    """Counter of a source's unknown tokens, which limits them to `UNKNOWN_SHARE`.
 
-    Raises TokenizerError if they exceed 1 %: a model would mostly learn to predict the unknown
-    piece.
+    With more, a model would mostly learn to predict the unknown piece.
     """
 
     def __init__(self, source: str, model: Tokenizer, counted: Sequence[int] = (0, 0)) -> None:
-        """counted: (unknown tokens, all tokens) so far."""
+        """Start counting. source: its name. counted: (unknown tokens, all tokens) so far."""
         self.source, self.model, (self.unknown, self.tokens) = source, model, counted
 
     def add(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
+        """Count a batch of texts with their ids; call `check` once there are enough tokens."""
         self.unknown += self.model.unknown(texts, encoded)
         self.tokens += sum(map(len, encoded))
-        if self.tokens >= ENOUGH:
+        if self.tokens >= FIRST_CHECK_TOKENS:
             self.check()
 
     def check(self) -> None:
+        """Raise TokenizerError if too many of the tokens counted so far are unknown."""
         tokens = max(self.tokens, self.unknown)
         if self.unknown > UNKNOWN_SHARE * tokens:
             raise TokenizerError(

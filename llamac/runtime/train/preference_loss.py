@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import durable_files
-from ..data.preference_pairs import InOrder, Pairs
+from ..data.preference_pairs import OrderedPairs, Pairs
 from ..distributed.mesh import Mesh
 from ..errors import RunError
 from ..kernels.padding import PADDING
@@ -165,7 +165,7 @@ def preferences_of(
 
 @torch.no_grad()
 def _computed(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> np.ndarray:
-    ordered, together = InOrder(pairs), micro_batch * mesh.data_ranks
+    ordered, together = OrderedPairs(pairs), micro_batch * mesh.data_ranks
     scores = torch.zeros(-(-2 * pairs.pairs // together) * together, device=mesh.device)
     said = time.monotonic()
     for start in range(0, len(scores), together):

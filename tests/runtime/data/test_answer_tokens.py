@@ -14,7 +14,7 @@ from llamac.runtime.data import answer_tokens
 from llamac.runtime.data.answer_tokens import AnswerEncoder, chat_settings
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack
-from llamac.runtime.data.sources.conversations import MalformedRecord, conversation_of
+from llamac.runtime.data.sources.conversations import MalformedRecord, parse_conversation
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare, token_counts
 from llamac.runtime.errors import SourceError
 from llamac.runtime.kernels.padding import PADDING, toggle_loss
@@ -61,7 +61,7 @@ def test_labels_are_those_of_transformers(tmp_path: Path, template: str) -> None
             i if mask else -100
             for i, mask in zip(theirs["input_ids"], theirs["assistant_masks"], strict=True)
         ]
-        found, found_labels = split(ours.encode(conversation_of({"messages": chat})))
+        found, found_labels = split(ours.encode(parse_conversation({"messages": chat})))
         length = max(n for n, label in enumerate(labels, 1) if label != -100)  # of what is learned
         eos = [EOS] if template is PLAIN else []  # the template ends no answer itself
         assert found == theirs["input_ids"][:length] + eos
@@ -75,7 +75,7 @@ def test_a_prompt_is_read_and_its_completion_with_eos_learned(tmp_path: Path) ->
     chat = chat_settings({"path": str(path)}, model)
     assert (chat.begin, chat.bos) == ((2,), "<s>")
     stored = AnswerEncoder(model, chat, CONTEXT).encode(
-        conversation_of({"prompt": "one and two:", "completion": " three"})
+        parse_conversation({"prompt": "one and two:", "completion": " three"})
     )
     answer = model.encode(" three").tolist()
     ids, labels = split(stored)
@@ -87,7 +87,7 @@ def test_alpacas_prompts_need_no_template_of_the_tokenizer(tmp_path: Path) -> No
     path = write_model_files(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     model = load_tokenizer_file(path)
-    record = conversation_of({"instruction": "Add.", "input": "1, 2", "output": "3"})
+    record = parse_conversation({"instruction": "Add.", "input": "1, 2", "output": "3"})
     with pytest.raises(SourceError, match=r"set tokenizer\.chat_template to a Jinja file"):
         AnswerEncoder(model, chat_settings({"path": str(path)}, model), CONTEXT).encode(record)
     chat = chat_settings({"path": str(path), "chat_template": "alpaca"}, model)
@@ -98,7 +98,7 @@ def test_alpacas_prompts_need_no_template_of_the_tokenizer(tmp_path: Path) -> No
     learned = [label for label in labels if label != -100]
     assert learned == [*model.encode("3").tolist(), EOS] == labels[-len(learned) :]
     two = {"messages": sums(2)[1]}
-    learned = split(AnswerEncoder(model, chat, 999).encode(conversation_of(two)))[1]
+    learned = split(AnswerEncoder(model, chat, 999).encode(parse_conversation(two)))[1]
     assert learned.count(EOS) == 2  # each answer ends
 
 
@@ -126,7 +126,7 @@ def test_the_template_is_the_spec_s_or_lies_beside_the_tokenizer(tmp_path: Path)
 
 
 def test_what_does_not_fit_or_has_no_answer_is_refused(tmp_path: Path) -> None:
-    record = conversation_of({"messages": sums(1)[0]})
+    record = parse_conversation({"messages": sums(1)[0]})
     length = len(encoder(tmp_path, CHATML).encode(record))
     assert len(encoder(tmp_path, CHATML, length).encode(record)) == length
     with pytest.raises(MalformedRecord, match="longer than the context"):
@@ -171,7 +171,7 @@ def test_prepared_data_holds_every_conversation_and_counts_the_rest(tmp_path: Pa
         documents = np.split(stream, np.flatnonzero(stream == PADDING) + 1)[:-1]
         found += [document[:-1].tolist() for document in documents]
     ours = encoder(tmp_path, CHATML)
-    wanted = [ours.encode(conversation_of({"messages": chat})).tolist() for chat in chats]
+    wanted = [ours.encode(parse_conversation({"messages": chat})).tolist() for chat in chats]
     assert sorted(found) == sorted(wanted)
     (source,) = manifest["sources"]
     assert source["skipped"] == {"longer than the context": 1, "no answer to learn": 1}

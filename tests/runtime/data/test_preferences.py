@@ -10,7 +10,7 @@ import pytest
 
 from llamac.runtime.data.answer_tokens import AnswerEncoder, ChatSettings, supervised_documents
 from llamac.runtime.data.sources.conversations import MalformedRecord
-from llamac.runtime.data.sources.preference_records import preference_of
+from llamac.runtime.data.sources.preference_records import parse_preference
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import InputError
 from llamac.runtime.kernels.padding import PADDING
@@ -23,7 +23,7 @@ EARLIER = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content
 
 
 def chats(record: dict[str, Any]) -> tuple[Any, Any]:
-    found = preference_of(record)
+    found = parse_preference(record)
     return found.chosen.messages, found.rejected.messages
 
 
@@ -57,7 +57,7 @@ def test_answers_of_the_prompt_have_no_loss() -> None:
 
 
 def test_texts_stay_texts() -> None:
-    found = preference_of({"prompt": "1 + 1 = ", "chosen": "2", "rejected": "3"})
+    found = parse_preference({"prompt": "1 + 1 = ", "chosen": "2", "rejected": "3"})
     assert (found.chosen.prompt, found.chosen.completion) == ("1 + 1 = ", "2")
     assert (found.rejected.prompt, found.rejected.completion) == ("1 + 1 = ", "3")
 
@@ -90,7 +90,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 def test_malformed_records_are_refused(what: str) -> None:
     record, reason = MALFORMED[what]
     with pytest.raises(MalformedRecord) as error:
-        preference_of(record)
+        parse_preference(record)
     assert reason in error.value.reason
 
 

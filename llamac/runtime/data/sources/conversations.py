@@ -1,10 +1,10 @@
 """Read records of supervised data: chats, instructions, and prompts with their completions.
 
-A record is in the first of these forms whose fields it has:
+A record has the first of these forms whose fields it contains:
 
-    messages                          [{"role": "user", "content": …}, …], as OpenAI's
-    conversations                     [{"from": "human", "value": …}, …], as ShareGPT's
-    instruction, output               and `input`, which may be absent or empty: Alpaca's
+    messages                          OpenAI: [{"role": "user", "content": …}, …]
+    conversations                     ShareGPT: [{"from": "human", "value": …}, …]
+    instruction, output               Alpaca; an optional `input` may be empty
     prompt, completion                two texts, or two lists of messages
 
 A record that is incomplete or inconsistent raises MalformedRecord instead of being repaired. The
@@ -36,7 +36,8 @@ SPEAKERS = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES
 class MalformedRecord(ValueError):
     """A record of supervised data that is incomplete or inconsistent.
 
-    reason: a few words without values, by which such records are counted. detail: what it has.
+    reason: a few words without values, by which skipped records are counted. detail: the record's
+    offending value.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -50,9 +51,10 @@ class MalformedRecord(ValueError):
 
 @dataclass(frozen=True)
 class Conversation:
-    """A record of supervised data.
+    """A record of supervised data: a chat, or a prompt with its completion.
 
-    messages: of a chat; None for a prompt with its completion, which no chat template renders.
+    messages: the chat, each message {"role", "content"} and perhaps "weight" (0: no loss). None for
+    a prompt with its completion, which is not rendered by a chat template.
     """
 
     messages: list[dict[str, Any]] | None
@@ -61,13 +63,13 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """Return the record as JSON: the same for equal conversations, whatever their form."""
+        """Return the record as JSON, equal for equal conversations whatever their form."""
         plain = {"prompt": self.prompt, "completion": self.completion}
         value = plain if self.messages is None else {"messages": self.messages}
         return json.dumps(value, ensure_ascii=False)
 
     @property
-    def said(self) -> str:
+    def content(self) -> str:
         """Return the text of all messages, or of prompt and completion, without roles."""
         if self.messages is None:
             return f"{self.prompt}{self.completion}"
@@ -77,9 +79,10 @@ class Conversation:
 def read_conversations(
     path: str, skipped: Skipped, parse: Callable[[Any], T]
 ) -> Iterator[tuple[int, T]]:
-    """Yield (line or record from 1, parsed record) of a file of records; count malformed ones.
+    """Yield (line or record number from 1, parsed record) of a file's records.
 
-    parse: `conversation_of`, or another that raises MalformedRecord.
+    parse: `parse_conversation`, or another function that raises MalformedRecord; such records are
+    counted in `skipped`.
     """
     for number, record in read_records(path, COLUMNS, skipped):
         try:
@@ -89,9 +92,10 @@ def read_conversations(
 
 
 def check_source(source: dict[str, Any]) -> None:
-    """Raise InputError unless the paths match files of known formats with the needed fields.
+    """Raise InputError if a source's paths match no files, or files that it cannot read.
 
-    See `check_inputs`.
+    Those are files of an unknown format, or without the fields that its kind needs (see
+    `check_inputs`).
     """
     if source["kind"] not in PYTHON:
         with add_source_name(source["name"]):
@@ -117,13 +121,13 @@ def check_inputs(kind: str, paths: Iterable[str], text_field: str) -> None:
 
 
 def form_of(names: Iterable[str], forms: tuple[tuple[str, ...], ...] = FORMS) -> tuple[str, ...]:
-    """Return the first form whose fields are all among the names; empty if there is none."""
+    """Return the first of `forms` whose fields are all among `names`, or ()."""
     names = set(names)
     return next((form for form in forms if names.issuperset(form)), ())
 
 
-def conversation_of(record: Any) -> Conversation:
-    """Return a record as a conversation. Raises MalformedRecord."""
+def parse_conversation(record: Any) -> Conversation:
+    """Convert a record of any of the module's forms to a conversation. Raises MalformedRecord."""
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
     given = {name: value for name, value in record.items() if value is not None}
@@ -137,37 +141,37 @@ def conversation_of(record: Any) -> Conversation:
         )
     if form[0] in ("messages", "conversations"):
         system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
-        return Conversation(checked_chat(_joined(system, given[form[0]], form[0])))
+        return Conversation(check_chat(_joined(system, given[form[0]], form[0])))
     if form[0] == "instruction":
-        return Conversation(checked_chat(_alpaca(given)))
+        return Conversation(check_chat(_alpaca(given)))
     prompt, completion = given["prompt"], given["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return Conversation(checked_chat([*prompt, *completion]))
-    return Conversation(
-        None, checked_text(prompt, "prompt"), checked_text(completion, "completion")
-    )
+        return Conversation(check_chat([*prompt, *completion]))
+    return Conversation(None, check_text(prompt, "prompt"), check_text(completion, "completion"))
 
 
-def checked_chat(messages: Any) -> list[dict[str, Any]]:
-    """Return the messages of a whole chat: a question first, and at least one answer.
+def check_chat(messages: Any) -> list[dict[str, Any]]:
+    """Return the normalised messages of a complete chat.
 
-    Raises MalformedRecord.
+    Raises MalformedRecord unless it begins with the user, after any system message, and has an
+    answer with a loss.
     """
-    found = checked_messages(messages)
-    spoken = [message for message in found if message["role"] != "system"]
-    if not spoken:
+    chat = normalise_messages(messages)
+    turns = [message for message in chat if message["role"] != "system"]
+    if not turns:
         raise MalformedRecord("no messages")
-    if spoken[0]["role"] == "assistant":
+    if turns[0]["role"] == "assistant":
         raise MalformedRecord("the assistant speaks first")
-    if not any(m["role"] == "assistant" and m.get("weight", 1) for m in spoken):
+    if not any(m["role"] == "assistant" and m.get("weight", 1) for m in turns):
         raise MalformedRecord("no answer to learn")
-    return found
+    return chat
 
 
-def checked_messages(messages: Any) -> list[dict[str, Any]]:
-    """Return messages as `{"role", "content"}` and, where given, `weight`; raise MalformedRecord.
+def normalise_messages(messages: Any) -> list[dict[str, Any]]:
+    """Convert messages to `{"role", "content"}`, with `weight` where it is given.
 
-    Content may be a list of OpenAI's text parts. ShareGPT's `from` and `value` are understood.
+    Accepts OpenAI's messages, whose content may be a list of text parts, and ShareGPT's. Raises
+    MalformedRecord.
     """
     if not isinstance(messages, list):
         raise MalformedRecord("the messages are no list", type(messages).__name__)
@@ -192,7 +196,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise MalformedRecord("a message has no content", where)
     if isinstance(content, list):
         content = _parts(content, where)
-    found: dict[str, Any] = {"role": named, "content": checked_text(content, where)}
+    found: dict[str, Any] = {"role": named, "content": check_text(content, where)}
     if "weight" in given:
         if given["weight"] not in (0, 1):
             raise MalformedRecord("a weight is neither 0 nor 1", f"{where}: {given['weight']!r}")
@@ -211,8 +215,11 @@ def _parts(parts: list[Any], where: str) -> str:
     return "".join(texts)  # type: ignore[arg-type]
 
 
-def checked_text(text: Any, where: str) -> str:
-    """Return a text that is not blank and is valid Unicode without NUL; raise MalformedRecord."""
+def check_text(text: Any, where: str) -> str:
+    """Return `text` if it is a non-blank string of valid Unicode without NUL.
+
+    Otherwise raises MalformedRecord. where: position in the record, for the message.
+    """
     if not isinstance(text, str):
         raise MalformedRecord("content is not text", f"{where}: {type(text).__name__}")
     if not text.strip():
@@ -236,14 +243,14 @@ def _joined(system: list[Any], messages: Any, field: str) -> list[Any]:
 
 
 def _alpaca(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    instruction = checked_text(record["instruction"], "instruction")
-    more = record.get("input", "")
-    if not isinstance(more, str):
-        raise MalformedRecord("content is not text", f"input: {type(more).__name__}")
-    question = f"{instruction}\n\n{more}" if more.strip() else instruction
+    instruction = check_text(record["instruction"], "instruction")
+    given_input = record.get("input", "")
+    if not isinstance(given_input, str):
+        raise MalformedRecord("content is not text", f"input: {type(given_input).__name__}")
+    question = f"{instruction}\n\n{given_input}" if given_input.strip() else instruction
     system = record.get("system")
     return [
         *([{"role": "system", "content": system}] if system else []),
         {"role": "user", "content": question},
-        {"role": "assistant", "content": checked_text(record["output"], "output")},
+        {"role": "assistant", "content": check_text(record["output"], "output")},
     ]

@@ -1,8 +1,8 @@
 """Read bytes and lines of files, compressed or not, in bounded memory.
 
-The compression is detected from a file's first bytes, not from its name. Data before a break is
-kept, and the break is counted in `Skipped`. A file that expands far more than text does is treated
-as a decompression bomb and left at that point.
+The compression is detected from a file's first bytes, not from its name. If a file is damaged, the
+data before the damage is read, and the damage is counted in `Skipped`. A file that expands far more
+than text does is treated as a decompression bomb, and reading stops.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 
 
 class _Broken(Exception):
-    """args[0]: the reason to count. args[1], optional: a detail for its example."""
+    """A file is damaged. args: the reason to count, and optionally a detail for its example."""
 
 
 def stem(path: str) -> str:
-    """Return the name in lower case, without its compression suffix."""
+    """Return a file's name or path in lower case, without its compression suffix."""
     lower = path.lower()
     return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
 
 
-def decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file, in pieces of a few `CHUNK_BYTES`.
+def read_decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file, in pieces of at most a few `CHUNK_BYTES`.
 
-    Damage within a gzip file may be noticed only at its checksum, at the end. Raises SourceError
-    if a package for its compression is missing.
+    Damaged, empty and unreadable files are counted in `skipped`; damage within a gzip file may be
+    noticed only by the checksum at its end. Raises SourceError if the package for its compression
+    is not installed.
     """
     try:
         with open(path, "rb") as raw:
@@ -73,17 +74,17 @@ def decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
-    """Return the bytes of `decompressed` as a readable file without seeking."""
-    return as_file(decompressed(path, skipped))
+    """Open the bytes of `read_decompressed` as a binary file that cannot seek."""
+    return as_file(read_decompressed(path, skipped))
 
 
 def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
     """Yield the bytes of a text file, decompressed, as UTF-8 without a byte order mark.
 
-    UTF-16 and UTF-32 are recognised by their marks. Invalid characters in them become invalid
-    UTF-8, which only affects their document.
+    UTF-16 and UTF-32 are recognised by their byte order marks. Unpaired surrogates in them become
+    invalid UTF-8, which only affects their own document.
     """
-    pieces, head = decompressed(path, skipped), b""
+    pieces, head = read_decompressed(path, skipped), b""
     while len(head) < 4 and (piece := next(pieces, b"")):
         head += piece
     for mark, encoding in _MARKS:
@@ -97,7 +98,10 @@ def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line with its end); lines over `LINE_BYTES` are counted as skipped."""
+    """Yield (number from 1, line with its line end) of a file's pieces.
+
+    Lines longer than `LINE_BYTES` are counted in `skipped`.
+    """
     with as_file(pieces) as file:
         number = 0
         while line := file.readline(LINE_BYTES):
@@ -111,6 +115,7 @@ def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tupl
 
 
 def as_file(pieces: Iterator[bytes]) -> io.BufferedReader:
+    """Return pieces of bytes as a buffered binary file that cannot seek."""
     return io.BufferedReader(_Pieces(pieces), CHUNK_BYTES)
 
 
@@ -190,7 +195,7 @@ def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
 
 
 def is_bomb(size: int, compressed: int) -> bool:
-    """Return whether `compressed` bytes that expand to `size` bytes cannot be text."""
+    """Return whether `compressed` bytes that expand to `size` bytes are a decompression bomb."""
     return size > FREE_BYTES and size > EXPANSION * compressed
 
 

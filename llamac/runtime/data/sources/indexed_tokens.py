@@ -26,10 +26,10 @@ SUFFIXES = (".idx", ".bin", ".ds")
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A file of documents, mapped into memory.
+    """Tokenised documents of a file, mapped into memory; `len` is their number.
 
-    sequences: int64 [n, 2], start in `tokens` and length of each. bounds: int64 [documents + 1],
-    the first sequence of each document.
+    tokens: all tokens, in the file's dtype. sequences: start in `tokens` and length of each
+    sequence, int64 [n, 2]. bounds: first sequence of each document, then n, int64 [documents + 1].
     """
 
     tokens: np.ndarray
@@ -40,7 +40,10 @@ class Tokenized:
         return len(self.bounds) - 1
 
     def document(self, number: int) -> np.ndarray:
-        """Return a document's tokens, in the file's dtype; ValueError if outside the file."""
+        """Return the tokens of a document, numbered from 0, in the file's dtype.
+
+        Raises ValueError if they lie outside the file.
+        """
         pieces = []
         for begin, length in self.sequences[self.bounds[number] : self.bounds[number + 1]].tolist():
             piece = self.tokens[begin : begin + length]
@@ -51,7 +54,10 @@ class Tokenized:
 
 
 def open_tokenized(path: str | Path) -> Tokenized:
-    """Open a .ds, or a .bin or .idx with the other beside it. Raises ValueError or OSError."""
+    """Open a .ds file with its index, or a .bin or .idx file with the other one beside it.
+
+    Raises ValueError if they are damaged, OSError if they cannot be read.
+    """
     path = Path(path)
     return _datatrove(path) if path.suffix == ".ds" else _megatron(path.with_suffix(""))
 
@@ -59,10 +65,10 @@ def open_tokenized(path: str | Path) -> Tokenized:
 def token_documents(
     path: str, eos: int, vocab_size: int, skipped: Skipped
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number from 1, tokens int32 without EOS) for each document in a file.
+    """Yield (number from 1, int32 tokens without EOS) of each document in a file.
 
-    A document with an EOS inside is split there. Documents that are empty, lie outside the file or
-    contain invalid ids are skipped.
+    A document is split at each EOS inside it; its parts have the same number. Documents that are
+    empty, lie outside the file or contain ids outside the vocabulary are counted in `skipped`.
     """
     try:
         file = open_tokenized(path)

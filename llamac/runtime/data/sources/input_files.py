@@ -1,4 +1,4 @@
-"""Resolve the files of a source, and fingerprint them."""
+"""Find the input files of a source, and fingerprint them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from ...errors import InputError
 from .decompress import SUFFIXES, stem
 
-PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own
-CONVERSATIONS = ("supervised", "preferences")  # kinds whose records are questions with answers
-TREES = ("github", "arxiv")  # kinds of which a directory is one input: a repository, a paper
-TOKENS = (".idx", ".ds")  # of kind "tokens": Megatron's index beside a .bin, datatrove's tokens
+PYTHON = ("python-docs", "python-source")  # kinds that read Python's standard library, not files
+CONVERSATIONS = ("supervised", "preferences")  # kinds whose records are conversations
+TREES = ("github", "arxiv")  # kinds for which a directory is one input: a repository, a paper
+TOKENS = (".idx", ".ds")  # inputs of kind "tokens": Megatron's index of a .bin, datatrove's tokens
 
 FORMATS = {
     "text": (".txt", ".md", ".text"),
@@ -26,11 +26,11 @@ FORMATS = {
     "tsv": (".tsv",),
     "parquet": (".parquet",),
 }
-"""Formats of text files, by the endings of their names."""
+"""Format of records or text → endings of file names."""
 ENDINGS = tuple(end for ends in FORMATS.values() for end in ends)
 RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 READ_HERE = {"files": ENDINGS, **dict.fromkeys(CONVERSATIONS, RECORDS)}
-"""Endings that a kind's files must have, of the kinds that a trainer reads itself."""
+"""Source kind → endings that its files must have, for the kinds that a trainer reads itself."""
 
 # Hints for files of other kinds that were given to a source of kind "files".
 _HINTS = (
@@ -46,14 +46,15 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def needs_cleaning(source: dict[str, Any]) -> bool:
-    """Return whether the source's text must first go through `llamac data prepare`."""
+    """Return whether only `llamac data prepare` can prepare the source, not a trainer itself."""
     return source["kind"] not in (*PYTHON, *CONVERSATIONS, "files") or bool(source.get("stage"))
 
 
 def format_of(path: str) -> str | None:
-    """Return the format in `FORMATS` of a file's name, in any case and compression, or None.
+    """Return the key in `FORMATS` of a file, from its name in any case, or None.
 
-    Spark and Hive write parquet as a directory of files with names of their own.
+    A compression suffix is ignored. All files within a directory `x.parquet`, as Spark and Hive
+    write it, are parquet.
     """
     if _in_parquet(path):
         return "parquet"
@@ -66,7 +67,10 @@ def _in_parquet(path: str) -> bool:
 
 
 def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -> InputError:
-    """Return the error for a file whose extension is unknown for the source's kind."""
+    """Return the error for a file whose name does not end as the source's kind requires.
+
+    endings: those that it accepts. at: key of the source, such as ("paths", 0).
+    """
     name = stem(path)
     hint = next((f" ({hint})" for ends, hint in _HINTS if name.endswith(ends)), "")
     return InputError(
@@ -80,9 +84,10 @@ def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -
 def file_list(source: dict[str, Any]) -> list[str]:
     """Return the sorted files that a source's globs match.
 
-    Kinds in `TREES` also accept directories, in place of the files within. For tokens, the index
-    files are listed; for a directory `x.parquet`, as Spark writes it, the files in it. Raises
-    InputError if a glob matches nothing, or a file of kind "files" has an unknown name.
+    For kinds in `TREES`, a matched directory is listed instead of the files in it. For tokens, only
+    index files are listed. A directory `x.parquet` is replaced by the files in it. Raises
+    InputError if a glob matches no file or is a URL, or if a file's name does not end as
+    `READ_HERE` requires.
     """
     found = set[str]()
     for number, pattern in enumerate(source["paths"]):
@@ -145,7 +150,7 @@ def _literal(pattern: str) -> str:
 
 
 def input_bytes(path: str) -> int:
-    """Return the bytes of a file, of an index with its tokens, or of a directory's files."""
+    """Return the size in bytes of a file, of an index and its tokens, or of a directory's files."""
     if not os.path.isdir(path):
         tokens = path.removesuffix(".idx") + ".bin"
         has_tokens = path.endswith(".idx") and os.path.isfile(tokens)
@@ -155,12 +160,16 @@ def input_bytes(path: str) -> int:
 
 
 def input_fingerprint(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the number of a source's inputs, their total bytes, and a hash of names and sizes."""
+    """Return a fingerprint of a source's inputs without reading them.
+
+    Keys: `files`, their number; `bytes`, their total size; `listing_sha256`, a hash of names and
+    sizes.
+    """
     return listing_of([(path, input_bytes(path)) for path in file_list(source)])
 
 
 def listing_of(sizes: list[tuple[str, int]]) -> dict[str, Any]:
-    """Return `input_fingerprint` of inputs, given as (name, bytes)."""
+    """Return the fingerprint, as `input_fingerprint` does, of inputs given as (path, bytes)."""
     return {
         "files": len(sizes),
         "bytes": sum(size for _, size in sizes),

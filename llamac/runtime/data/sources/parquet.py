@@ -1,6 +1,6 @@
-"""Read rows of parquet files, decoding only the wanted columns.
+"""Read rows of parquet files, decoding only the requested columns.
 
-A column that is not wanted is never decoded, so its type cannot break the file.
+Other columns are never decoded, so that an unsupported type in them does not matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any
 
-from .decompress import SUFFIXES, decompressed, is_bomb, package
+from .decompress import SUFFIXES, is_bomb, package, read_decompressed
 from .skipped import Skipped
 
 BATCH_ROWS = 1024
@@ -24,7 +24,7 @@ _PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def column_names(path: str) -> list[str]:
-    """Return the names of a file's columns; empty for a broken file."""
+    """Return the names of a file's top-level columns; [] for a damaged file."""
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
         with _opened(path, Skipped()) as (_, native), parquet.ParquetFile(native) as table:
@@ -36,11 +36,12 @@ def column_names(path: str) -> list[str]:
 def rows(
     path: str, text: str, plain: Sequence[str], nested: Sequence[str], skipped: Skipped
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number from 1, values) of each row.
+    """Yield (number from 1, column → value) of each row.
 
-    The values are column `text`, and the columns in `plain` that are strings or numbers, also
-    those within the structs `nested`. A broken row group loses its rows; a text that is not UTF-8
-    contains lone surrogates.
+    text: column that holds the text; invalid UTF-8 in it becomes lone surrogates. plain: columns to
+    read if they exist as strings or numbers, at the top level or within the structs `nested`. Rows
+    of a damaged row group are left out. Damage, and a file without the text column, are counted in
+    `skipped`.
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -52,12 +53,13 @@ def rows(
         skipped.add("broken parquet", f"{path} ({_why(error)})")
 
 
-def whole_rows(
+def nested_rows(
     path: str, columns: Sequence[str], skipped: Skipped
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number from 1, values) of each row: those of `columns` that exist, nested or not.
+    """Yield (number from 1, column → value) of each row, with lists and structs as Python objects.
 
-    A broken row group, or one with a string that is not UTF-8, loses its rows.
+    columns: top-level columns to read, where they exist. Rows of a damaged row group, or of one
+    with invalid UTF-8, are left out and counted in `skipped`.
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -81,7 +83,7 @@ def _opened(path: str, skipped: Skipped) -> Iterator[tuple[IO[bytes], str | IO[b
             yield file, path if spelled else file
         return
     with tempfile.TemporaryFile() as file:
-        for piece in decompressed(path, skipped):
+        for piece in read_decompressed(path, skipped):
             file.write(piece)
         yield file, file
 

@@ -1,10 +1,10 @@
-"""Read records of preferences: a prompt, and an answer that is preferred to another.
+"""Read records of preference data: a prompt with a chosen and a rejected answer.
 
-A record has `chosen` and `rejected`, and `prompt` unless both are whole chats:
+A record has `chosen` and `rejected`, and `prompt` unless both are complete chats:
 
     prompt, chosen, rejected          three texts, or three lists of messages
-    chosen, rejected                  two whole chats, which begin with the same messages
-    prompt, chosen, rejected          a text, and two whole chats that begin with it
+    chosen, rejected                  two complete chats, which begin with the same messages
+    prompt, chosen, rejected          a text, and two complete chats that begin with it
 
 As in `conversations`, an incomplete or inconsistent record raises MalformedRecord and is skipped.
 """
@@ -21,9 +21,9 @@ from .conversations import (
     PREFERENCE,
     Conversation,
     MalformedRecord,
-    checked_chat,
-    checked_messages,
-    checked_text,
+    check_chat,
+    check_text,
+    normalise_messages,
 )
 
 Messages = list[dict[str, Any]]
@@ -38,12 +38,12 @@ class Preference:
 
     @property
     def text(self) -> str:
-        """Return the record as JSON: the same for equal preferences, whatever their form."""
+        """Return the record as JSON, equal for equal preferences whatever their form."""
         return json.dumps([self.chosen.text, self.rejected.text], ensure_ascii=False)
 
 
-def preference_of(record: Any) -> Preference:
-    """Return a record as a preference. Raises MalformedRecord."""
+def parse_preference(record: Any) -> Preference:
+    """Convert a record of any of the module's forms to a preference. Raises MalformedRecord."""
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
     given = {name: value for name, value in record.items() if value is not None}
@@ -64,34 +64,37 @@ def preference_of(record: Any) -> Preference:
 
 
 def _plain(prompt: Any, answer: Any, where: str) -> Conversation:
-    return Conversation(None, checked_text(prompt, "prompt"), checked_text(answer, where))
+    return Conversation(None, check_text(prompt, "prompt"), check_text(answer, where))
 
 
 def _chat(prompt: Any, answer: Any) -> Messages:
     """Return the messages of a prompt with its answer."""
     if isinstance(answer, str):
         answer = [{"role": "assistant", "content": answer}]
-    answers = checked_messages(answer)
+    answers = normalise_messages(answer)
     if isinstance(prompt, list):
-        return checked_chat([*checked_messages(prompt), *answers])
+        return check_chat([*normalise_messages(prompt), *answers])
     if isinstance(prompt, str) and answers and answers[0]["role"] == "assistant":
-        return checked_chat([{"role": "user", "content": checked_text(prompt, "prompt")}, *answers])
+        return check_chat([{"role": "user", "content": check_text(prompt, "prompt")}, *answers])
     if prompt is not None and not isinstance(prompt, str):
         raise MalformedRecord("the prompt is neither text nor messages", type(prompt).__name__)
-    return checked_chat(answers)
+    return check_chat(answers)
 
 
 def _compared(chosen: Messages, rejected: Messages) -> Preference:
-    """Return two chats as a preference: what they begin with alike is the prompt."""
+    """Return two chats as a preference; their common first messages are the prompt.
+
+    Answers in the prompt get weight 0.
+    """
     pairs = zip(chosen, rejected, strict=False)
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    for one in (chosen, rejected):
-        if len(one) > shared and one[shared]["role"] != "assistant":
+    for chat in (chosen, rejected):
+        if len(chat) > shared and chat[shared]["role"] != "assistant":
             raise MalformedRecord("chosen and rejected answer different prompts")
-        if len(one) == shared and len(chosen) != len(rejected):
+        if len(chat) == shared and len(chosen) != len(rejected):
             raise MalformedRecord("an answer is missing", "one chat is the beginning of the other")
     prompt = [m | {"weight": 0} if m["role"] == "assistant" else m for m in chosen[:shared]]
     if len(chosen) == shared:
         return Preference(Conversation(chosen), Conversation(rejected))
-    first, second = (Conversation([*prompt, *one[shared:]]) for one in (chosen, rejected))
-    return Preference(first, second)
+    conversations = (Conversation([*prompt, *chat[shared:]]) for chat in (chosen, rejected))
+    return Preference(*conversations)

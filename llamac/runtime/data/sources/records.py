@@ -1,6 +1,6 @@
 """Read text files, JSON, CSV and parquet as records.
 
-Both `llamac data prepare` and trainers that prepare their own data read files here.
+Both `llamac data prepare` and trainers that prepare their own data use this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ...errors import InputError
 from .decompress import LINE_BYTES, lines, utf8_chunks
 from .input_files import ENDINGS, format_of, unknown_name
-from .parquet import column_names, rows, whole_rows
+from .parquet import column_names, nested_rows, rows
 from .skipped import Skipped
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
@@ -30,8 +30,8 @@ NESTED = ("meta", "metadata")  # objects whose fields are treated as the record'
 class Record(NamedTuple):
     """A text with its position in the file and its metadata.
 
-    text: valid Unicode, not blank. line: where it begins, in lines or records from 1. meta: its
-    fields in `META` that are strings or finite numbers.
+    text: valid Unicode, not blank. line: number of its first line, or of its record, from 1. meta:
+    fields named in `META` that are strings or finite numbers.
     """
 
     text: str
@@ -42,10 +42,11 @@ class Record(NamedTuple):
 def read_file(
     path: str, text_field: str, skipped: Skipped, with_meta: bool = True
 ) -> Iterator[Record]:
-    """Yield the records of a file whose format `input_files.FORMATS` knows; it may be compressed.
+    """Yield the records of a file in one of `input_files.FORMATS`, compressed or not.
 
-    text_field: field or column that holds the text; unused for plain text. with_meta: fill in the
-    records' meta. Raises InputError for an unknown name.
+    text_field: field or column that holds the text; unused for plain text. with_meta: whether to
+    read the records' meta. Records without usable text are counted in `skipped`. Raises InputError
+    if the file's name ends in no known way.
     """
     meta_fields = META if with_meta else ()
     kind = format_of(path)
@@ -62,17 +63,18 @@ def read_file(
             skipped.add(f"no field {text_field!r}", f"{path}:{number}{has}")
             continue
         text = record.pop(text_field)
-        if accepted(text, f"{path}:{number}", skipped):
+        if accept_text(text, f"{path}:{number}", skipped):
             yield Record(text, number, _meta(record) if meta_fields else {})
 
 
 def read_records(path: str, columns: Sequence[str], skipped: Skipped) -> Iterator[tuple[int, Any]]:
-    """Yield (line or record from 1, value) of a file of records; broken ones are counted.
+    """Yield (line or record number from 1, parsed value) of a file of records.
 
-    columns: those that are read of parquet, with all they nest; other formats give every field.
+    columns: columns to read from parquet, with nested values; other formats yield all fields.
+    Damaged records are counted in `skipped`.
     """
     if (kind := str(format_of(path))) == "parquet":
-        return whole_rows(path, columns, skipped)
+        return nested_rows(path, columns, skipped)
     return _records(kind, path, "", (), skipped)
 
 
@@ -94,17 +96,17 @@ def _records(
 
 
 def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
-    """Decode UTF-8 without a byte order mark; if it is invalid, count it and return None."""
+    """Decode UTF-8, dropping a byte order mark; if invalid, count it in `skipped`, return None."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return skipped.add("invalid UTF-8", where)
 
 
-def accepted(text: Any, where: str, skipped: Skipped) -> bool:
-    """Return whether `text` can be a document: a non-blank string of valid Unicode, without NULs.
+def accept_text(text: Any, where: str, skipped: Skipped) -> bool:
+    """Return whether `text` is a non-blank string of valid Unicode without NULs.
 
-    If not, the reason is counted.
+    If not, counts the reason in `skipped`. where: file and line.
     """
     if not isinstance(text, str):
         reason = "not text"
@@ -170,7 +172,10 @@ def _text(path: str, skipped: Skipped) -> Iterator[Record]:
 
 
 def cut(data: bytes, start: int = 0) -> int:
-    """Return where the part from `start` ends: after a blank line, a line, or a whole character."""
+    """Return the end of the next document of about `PART_BYTES` from `start` on, an index.
+
+    It is after a blank line if possible, else after a line, else after a UTF-8 character.
+    """
     low, high = start + PART_BYTES // 2, start + PART_BYTES
     for separator in (b"\n\n", b"\n"):
         found = data.rfind(separator, low, high)
@@ -188,7 +193,7 @@ def _part(data: bytes, path: str, line: int, skipped: Skipped) -> Iterator[Recor
     except UnicodeDecodeError as error:
         at = line + data.count(b"\n", 0, error.start)
         return skipped.add("invalid UTF-8", f"{path}:{at}")
-    if accepted(text, f"{path}:{line}", skipped):
+    if accept_text(text, f"{path}:{line}", skipped):
         yield Record(text, line, {})
 
 
@@ -357,8 +362,8 @@ SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
 def check_field(paths: Iterable[str], text_field: str) -> None:
     """Raise InputError if none of the sampled files of records has the field `text_field`.
 
-    Samples the first records of the first files: milliseconds, whatever their size. Raises
-    SourceError if a package is missing.
+    Samples the first records of the first files, which takes milliseconds. Raises SourceError if a
+    package is not installed.
     """
     found = [(path, fields) for path, fields in fields_of(paths) if fields]
     if found and not any(text_field in fields for _, fields in found):
@@ -371,9 +376,9 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
 
 
 def fields_of(paths: Iterable[str]) -> Iterator[tuple[str, dict[str, None]]]:
-    """Yield the first files of records with the field names of their first records.
+    """Yield (path, field names of its first records) of the first files of records.
 
-    A file that is empty or broken has none.
+    The names are the keys of a dict, in order; it is empty for an empty or damaged file.
     """
     of_records = (path for path in paths if format_of(path) not in (None, "text"))
     return ((path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES))

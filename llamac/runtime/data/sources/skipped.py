@@ -1,4 +1,4 @@
-"""Count what readers leave out."""
+"""Count the records and files that readers skip, by reason."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Skipped:
-    """Counts by reason of what a reader left out, with the places of the first `EXAMPLES`."""
+    """Counts of skipped records and files by reason, with the places of the first `EXAMPLES`."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     def add(self, reason: str, where: str) -> None:
-        """Count an omission.
+        """Count a skipped record or file.
 
-        reason: a few words without values; omissions are counted by it. where: file and line;
-        bytes of a file's name that are not UTF-8 are escaped.
+        reason: a few words without values, the key of `counts`. where: file and line; bytes of a
+        file's name that are not UTF-8 are escaped.
         """
         self.counts[reason] += 1
         if len(self.examples) < EXAMPLES:
             shown = where.encode("utf-8", "backslashreplace").decode()
             self.examples.append(f"{shown}: {reason}")
 
-    def nothing_left(self, source: str, held_out: int) -> SourceError:
-        """Return the error for a source without training documents, `held_out` others aside."""
+    def no_documents_error(self, source: str, held_out: int) -> SourceError:
+        """Return the error for a source without training documents, which lists what was skipped.
+
+        held_out: number of its documents in the validation split.
+        """
         why = ", ".join(f"{count} × {reason}" for reason, count in self.counts.items())
         if held_out:
             lower = "" if held_out == 1 else "lower data.validation or "

@@ -1,10 +1,9 @@
 """Read the documents of sources that need no cleaning, in a deterministic order.
 
-A source is a plain dict, the spec's `[[data.source]]`: `kind`, `paths` (globs; not for the Python
-kinds), `text_field` and `max_bytes`. A reader does not stop at a bad file or line: it counts it in
-a `Skipped`, which `prepare` writes to the manifest.
-
-Dumps that must be cleaned first are read by `llamac data prepare` instead.
+A source is a dict, the spec's `[[data.source]]` table: `kind`, `paths` (globs; not for the Python
+kinds), `text_field` and `max_bytes`. Readers do not stop at a bad file or line, but count it in a
+`Skipped`, which `prepare` writes to the manifest. `llamac data prepare` reads dumps that must be
+cleaned first.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ GENERATED = {"encodings", "pydoc_data"}  # tables, and the text that `python-doc
 
 
 def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterator[str]:
-    """Yield the documents of `source`, each a non-blank, valid Unicode string.
+    """Yield the documents of a source, each a non-blank string of valid Unicode.
 
-    Reading stops after the document that reaches `max_bytes` of UTF-8. Raises SourceError if the
-    source as a whole cannot be read.
+    Stops after the document that reaches `max_bytes` of UTF-8. Skipped files and records are
+    counted in `skipped`. Raises SourceError if no reader supports the kind, or no file matches.
     """
     skipped = Skipped() if skipped is None else skipped
     readers: dict[str, Callable[[], Iterator[str]]] = {

@@ -10,7 +10,7 @@ import pytest
 from llamac.runtime.data.sources.conversations import (
     MalformedRecord,
     check_source,
-    conversation_of,
+    parse_conversation,
     read_conversations,
 )
 from llamac.runtime.data.sources.skipped import Skipped
@@ -55,11 +55,11 @@ FORMS["text of messages"][0]["messages"] %= '{"role": "assistant", "content": "a
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_chat(form: str) -> None:
     record, chat = FORMS[form]
-    assert conversation_of(record).messages == chat
+    assert parse_conversation(record).messages == chat
 
 
 def test_a_prompt_and_its_completion_are_no_chat() -> None:
-    found = conversation_of({"prompt": "1 + 1 = ", "completion": "2"})
+    found = parse_conversation({"prompt": "1 + 1 = ", "completion": "2"})
     assert (found.messages, found.prompt, found.completion) == (None, "1 + 1 = ", "2")
 
 
@@ -118,7 +118,7 @@ MALFORMED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("record", "reason"), MALFORMED)
 def test_what_cannot_be_learned_from_is_refused(record: Any, reason: str) -> None:
     with pytest.raises(MalformedRecord) as error:
-        conversation_of(record)
+        parse_conversation(record)
     assert reason in error.value.reason
 
 
@@ -126,7 +126,7 @@ def test_malformed_records_are_counted_with_file_and_line(tmp_path: Path) -> Non
     path = write_lines(tmp_path / "a.jsonl", [chat(*CHAT), chat(QUESTION), chat(*CHAT), 5])
     path.write_text(path.read_text() + "{broken\n")
     skipped = Skipped()
-    assert [number for number, _ in read_conversations(str(path), skipped, conversation_of)] == [
+    assert [number for number, _ in read_conversations(str(path), skipped, parse_conversation)] == [
         1,
         3,
     ]
@@ -140,9 +140,11 @@ def test_parquet_and_csv_are_read_as_json_lines_are(tmp_path: Path) -> None:
     records = [chat(*CHAT), chat(QUESTION), chat(SAYS, *CHAT)]
     lines = write_lines(tmp_path / "a.jsonl", records)
     parquet.write_table(arrow.Table.from_pylist(records), tmp_path / "a.parquet")
-    wanted = list(read_conversations(str(lines), Skipped(), conversation_of))
+    wanted = list(read_conversations(str(lines), Skipped(), parse_conversation))
     skipped = Skipped()
-    assert list(read_conversations(str(tmp_path / "a.parquet"), skipped, conversation_of)) == wanted
+    assert (
+        list(read_conversations(str(tmp_path / "a.parquet"), skipped, parse_conversation)) == wanted
+    )
     assert skipped.examples == [f"{tmp_path / 'a.parquet'}:2: no answer to learn"]
     alpaca = {"instruction": ["q", ""], "input": ["", "x"], "output": ["a", "b"], "n": [1, 2]}
     parquet.write_table(arrow.table(alpaca), tmp_path / "b.parquet")
@@ -151,7 +153,7 @@ def test_parquet_and_csv_are_read_as_json_lines_are(tmp_path: Path) -> None:
         skipped = Skipped()
         (found,) = [
             one.messages
-            for _, one in read_conversations(str(tmp_path / name), skipped, conversation_of)
+            for _, one in read_conversations(str(tmp_path / name), skipped, parse_conversation)
         ]
         assert found == CHAT
         assert skipped.examples[0].startswith(f"{tmp_path / name}:{second}")

@@ -29,7 +29,7 @@ every_packing = pytest.mark.parametrize("suffix", PACKED)
 
 def unpacked(path: Path) -> tuple[bytes, dict[str, int]]:
     skipped = Skipped()
-    return b"".join(decompress.decompressed(str(path), skipped)), dict(skipped.counts)
+    return b"".join(decompress.read_decompressed(str(path), skipped)), dict(skipped.counts)
 
 
 @every_packing
@@ -85,7 +85,7 @@ def test_a_header_cannot_ask_for_more_memory_than_is_allowed(
     packer = compressor.compressobj()
     path = write(tmp_path / "a.zst", packer.compress(b"text") + packer.flush())
     skipped = Skipped()
-    assert list(decompress.decompressed(str(path), skipped)) == []
+    assert list(decompress.read_decompressed(str(path), skipped)) == []
     assert skipped.examples == [f"{path} (256 MB, at most 128): window too large"]
 
 
@@ -134,7 +134,9 @@ def test_a_line_too_long_is_skipped_and_the_next_read(
     monkeypatch.setattr(decompress, "LINE_BYTES", 100)
     path = write(tmp_path / "a", b"one\n" + b"x" * 1000 + b"\nthree\n" + b"y" * 99 + b"\n")
     skipped = Skipped()
-    read = list(decompress.lines(decompress.decompressed(str(path), skipped), str(path), skipped))
+    read = list(
+        decompress.lines(decompress.read_decompressed(str(path), skipped), str(path), skipped)
+    )
     assert read == [(1, b"one\n"), (3, b"three\n"), (4, b"y" * 99 + b"\n")]
     assert skipped.examples == [f"{path}:2: line too long"]
 

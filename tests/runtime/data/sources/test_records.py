@@ -424,10 +424,10 @@ def test_checking_reads_no_more_than_beginnings(
     for number in range(50):
         (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(LINES * 1000))
     opened: list[str] = []
-    whole = decompress.decompressed
+    whole = decompress.read_decompressed
     monkeypatch.setattr(
         decompress,
-        "decompressed",
+        "read_decompressed",
         lambda path, skipped: opened.append(path) or whole(path, skipped),
     )
     check_source(source(tmp_path / "*"))
