@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llamac.runtime.kernels import cpp_library
 from llamac.runtime.kernels.attention import attention_cpu, attention_sdpa
 
 pytestmark = pytest.mark.skipif(
-    attention_cpu.CAPABILITY not in attention_cpu.INSTRUCTIONS or not shutil.which("g++"),
+    cpp_library.CAPABILITY not in cpp_library.INSTRUCTIONS or not shutil.which("g++"),
     reason="needs AVX2 and g++",
 )
 
@@ -164,9 +165,9 @@ def test_without_the_library_pytorch_s_kernel_runs(monkeypatch: pytest.MonkeyPat
 
 
 def test_avx2_gives_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    if attention_cpu.CAPABILITY != "AVX512":
+    if cpp_library.CAPABILITY != "AVX512":
         pytest.skip("it is what the other tests run")
-    monkeypatch.setattr(attention_cpu, "CAPABILITY", "AVX2")
+    monkeypatch.setattr(cpp_library, "CAPABILITY", "AVX2")
     attention_cpu.load_library.cache_clear()
     try:
         for shape in SHAPES:

@@ -41,7 +41,7 @@ class EmittedProgram:
     packed: Mapping[str, Any]
     inference: Callable[..., Any]
     pack: Callable[[Any], None]
-    compile: Callable[[torch.device], None]
+    compile: Callable[[Any], None]
     device: str
     dtype: torch.dtype
     spec: Mapping[str, Any]
@@ -159,7 +159,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     model = program.model(device=device, dtype=program.dtype)
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
-        program.compile(device)
+        program.compile(model)
         sizes = {min(args.batch, len(rows)), len(rows) % args.batch or args.batch}
         filled = 16 * STEP  # a usual number of positions, by which Inductor chooses loops
         for size in sorted(sizes, reverse=True):

@@ -8,26 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.packed_linear import has_panels
 from ..machine import separate_caches
 
 Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K, C, D]
 
 
-def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+def compile_step(
+    step: Callable[..., Tensor], model: Any, pack: Callable[[Any], None]
+) -> Callable[..., Tensor]:
     """Return `decode_step` compiled, once for each model and number of rows, for any caches.
 
-    On a CPU, Inductor takes the weights for constants and packs a copy of each: for one row, for
-    C++ matmuls, which read them as fast as memory delivers them; for several, for oneDNN, whose
-    matmuls compute faster. It chooses MKL in float32 unless the number of rows is symbolic, which
-    also spares compiling for each number. The model's own weights remain for prompts, so all take
-    twice the memory.
+    On a CPU, `pack` lays out the weights of `model` if llamac's own kernel multiplies them. Of
+    others, Inductor takes them for constants and packs a copy of each: for one row, for C++
+    matmuls, which read them as fast as memory delivers them; for several, for oneDNN, whose matmuls
+    compute faster. It chooses MKL in float32 unless the number of rows is symbolic, which also
+    spares compiling for each number. The model's own weights remain for prompts, so all take twice
+    the memory.
     """
-    cpu = device.type == "cpu"
+    cpu = model.tok_embeddings.is_cpu
+    constants = cpu and not has_panels(model.tok_embeddings)
     if cpu:
         separate_caches()
         from torch._inductor import config
 
-        config.freezing = True  # asked for while tracing too: an option of torch.compile is not
+        if not constants:
+            pack(model)
+        config.freezing = constants  # asked for while tracing too: an option of compile is not
         config.max_autotune_gemm_backends = "CPP"
     compiled: Callable[..., Tensor] = torch.compile(step, fullgraph=True, dynamic=False)
 
@@ -49,7 +56,7 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
         for tensor in (*by_row, *parts) if several else ():
             torch._dynamo.mark_dynamic(tensor, 0)
         if cpu:
-            config.max_autotune_gemm = not several
+            config.max_autotune_gemm = constants and not several
         logits = compiled(model, caches, slots, *by_row)
         done.add(key)
         return logits

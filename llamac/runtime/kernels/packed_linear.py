@@ -1,24 +1,35 @@
-"""Linear layers with constant weights, packed once for oneDNN's matmul on CPUs.
+"""Linear layers with constant weights, packed on a CPU for its matmul kernel.
 
-oneDNN reads weights in blocks and reorders a plain weight in every call, which for the few rows
-of a decoding step takes as long as the matmul itself: with AVX-512, packed weights are up to twice
-as fast in float32 and bfloat16, and no slower for whole prompts (benchmarks/generate.py).
+A matmul for the few rows of a decoding step has to read every weight, and no more: packed weights
+lie in the order in which the kernel reads them. In float32 that is llamac's own, packed_linear.cpp,
+which reads as fast as memory delivers with up to 8 rows and computes as fast as oneDNN with many
+(benchmarks/generate.py). In bfloat16, and in float32 without a C++ compiler, it is oneDNN's with
+AVX-512, which takes plain weights too, but reorders them in every call.
 """
 
 from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import cpp_library
 from .linear import ONEDNN
+from .operators import opaque
 
-PACKABLE = (torch.float32, torch.bfloat16)
+SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """Return weight [O, I] packed for `packed_linear`; itself where packing is not faster."""
-    if not (ONEDNN and weight.device.type == "cpu" and weight.dtype in PACKABLE):
+    """Return weight [O, I] packed for `packed_linear`, itself where packing is not faster."""
+    if has_panels(weight):
+        width = 3 * cpp_library.LANES[cpp_library.CAPABILITY]
+        return arrange_in_panels(weight.detach(), width)
+    if not (ONEDNN and weight.is_cpu and weight.dtype in (torch.float32, torch.bfloat16)):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
@@ -38,6 +49,57 @@ def pack_weights(module: nn.Module, *names: str) -> None:
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x @ weight.T + bias: [..., O]; x [..., I], weight [O, I] packed or plain, bias [O]."""
+    if weight.dim() == 1:
+        return panel_linear(x, weight, bias)
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+# -- llamac's kernel -------------------------------------------------------------------------------
+
+
+@functools.cache
+def load_kernel() -> ctypes.CDLL | None:
+    """Return the compiled packed_linear.cpp; None if it cannot be built."""
+    try:
+        found = cpp_library.build_cpp_library(SOURCE)
+    except OSError:
+        return None
+    found.packed_linear.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4]
+    found.packed_linear.restype = None
+    return found
+
+
+def has_panels(weight: Tensor) -> bool:
+    """Return whether `pack_weight` arranges this weight in panels."""
+    return weight.is_cpu and weight.dtype == torch.float32 and load_kernel() is not None
+
+
+def arrange_in_panels(weight: Tensor, width: int) -> Tensor:
+    """Return weight [O, I] in panels of `width` outputs, which are three vectors: [O * I].
+
+    A panel holds the weights of an input side by side. Outputs that fill no vector come last, as
+    rows.
+    """
+    outputs, inputs = weight.shape
+    whole, left = outputs // width * width, outputs % (width // 3)
+    panels = weight[:whole].reshape(-1, width, inputs).transpose(1, 2)
+    last = weight[whole : outputs - left].T
+    return torch.cat([panels.flatten(), last.flatten(), weight[outputs - left :].flatten()])
+
+
+def _fake_panels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0] // x.shape[-1]))
+
+
+@opaque("panel_linear", _fake_panels)
+def panel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ weight.T + bias with the weight in panels; float32."""
+    x, y = x.contiguous(), _fake_panels(x, weight, bias)
+    kernel, inputs, outputs = load_kernel(), x.shape[-1], y.shape[-1]
+    assert kernel is not None  # it arranged the weight
+    pointers = (x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr())
+    rows = x.numel() // inputs
+    kernel.packed_linear(*pointers, y.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
+    return y

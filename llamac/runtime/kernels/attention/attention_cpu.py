@@ -13,28 +13,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import subprocess
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...machine import separate_caches
+from .. import cpp_library
 from ..operators import opaque
 
 aten = torch.ops.aten
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-CAPABILITY = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY lowers it
-INSTRUCTIONS = {
-    "AVX2": ("-mavx2", "-mfma"),
-    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
-}
-LANES = {"AVX2": 8, "AVX512": 16}
-"""Float32 values per vector register; the head dimension must be a multiple."""
 
 DTYPES = (torch.float32,) if torch.cpu._is_amx_tile_supported() else (torch.float32, torch.bfloat16)
 
@@ -74,7 +64,8 @@ def attention_backward(
 
 def _uses_own_kernel(q: Tensor, causal: bool, mask: Tensor | None) -> bool:
     """Return whether llamac's kernel supports this attention and a compiled region calls it."""
-    supported = CAPABILITY in LANES and q.shape[-1] % LANES[CAPABILITY] == 0 and q.dtype in DTYPES
+    lanes = cpp_library.LANES.get(cpp_library.CAPABILITY)
+    supported = lanes is not None and q.shape[-1] % lanes == 0 and q.dtype in DTYPES
     return torch.compiler.is_compiling() and causal and mask is None and supported
 
 
@@ -112,26 +103,11 @@ def _attention_backward(
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """Load attention_cpu.cpp, compiled into Inductor's cache directory unless it is there already.
-
-    Returns None, with a warning, if it cannot be compiled or loaded.
-    """
-    separate_caches()
-    compiler = os.environ.get("CXX", "g++")
-    flags = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", *INSTRUCTIONS[CAPABILITY])
-    key = hashlib.sha256(repr((SOURCE.read_bytes(), compiler, flags)).encode()).hexdigest()[:16]
-    built = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "llamac", f"attention-{key}.so")
+    """Load attention_cpu.cpp, built if needed. Returns None, with a warning, if that fails."""
     try:
-        if not built.exists():
-            built.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = built.with_suffix(f".{os.getpid()}")
-            command = [compiler, *flags, str(SOURCE), "-o", str(unfinished)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            unfinished.replace(built)  # other ranks may be building it too
-        return ctypes.CDLL(str(built))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        warnings.warn(f"attention runs PyTorch's slower kernel: {reason}", stacklevel=2)
+        return cpp_library.build_cpp_library(SOURCE)
+    except OSError as error:
+        warnings.warn(f"attention runs PyTorch's slower kernel: {error}", stacklevel=2)
         return None
 
 
