@@ -46,7 +46,7 @@ def make(directory: Path, layers: int) -> None:
     from llamac.convert.hf import hf_export
     from llamac.convert.hf.hf_config import config_of
     from llamac.convert.names import hf_name
-    from llamac.convert.tensors import Stored
+    from llamac.convert.tensors import LazyTensor
     from llamac.spec import load_spec
 
     spec = load_spec("7b", (f"model.n_layers={layers}", "model.rope_layout=half_split"))
@@ -57,7 +57,7 @@ def make(directory: Path, layers: int) -> None:
         return noise.repeat(-(-count // noise.numel()))[:count].view(shape)
 
     tensors = {
-        hf_name(name): Stored(torch.bfloat16, shape, name, lambda shape=shape: values(shape))
+        hf_name(name): LazyTensor(torch.bfloat16, shape, name, lambda shape=shape: values(shape))
         for name, shape in shapes_of(spec).items()
     }
     directory.mkdir()

@@ -15,7 +15,7 @@ from contest import ROOT  # noqa: F401  # puts the repository on the path
 from llamac.convert.gguf import gguf_export
 from llamac.convert.gguf.gguf_import import LAYOUTS
 from llamac.convert.names import gguf_name, reorder_rows
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 from llamac.spec import Spec
 from tests.convert.fetched import llama_cpp
 
@@ -53,7 +53,7 @@ def write_gguf(path: Path, spec: Spec, weights: Mapping[str, torch.Tensor], dtyp
     tensors = {
         gguf_name(name): reorder_rows(
             name,
-            Stored(tensor.dtype, tuple(tensor.shape), name, lambda tensor=tensor: tensor),
+            LazyTensor(tensor.dtype, tuple(tensor.shape), name, lambda tensor=tensor: tensor),
             model,
             LAYOUTS["llama"],
         )

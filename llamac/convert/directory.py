@@ -18,7 +18,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
 from llamac.convert.spec_text import spec_text
 from llamac.convert.staging import staged_directory
-from llamac.convert.tensors import Stored, commonest_dtype
+from llamac.convert.tensors import LazyTensor, commonest_dtype
 from llamac.convert.typed_table import validate_table
 from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
@@ -157,7 +157,7 @@ def shapes_of(spec: Spec) -> Shapes:
 
 
 def _write_checkpoint(
-    directory: Path, spec: Spec, tensors: dict[str, Stored], frozen: FrozenBase | None
+    directory: Path, spec: Spec, tensors: dict[str, LazyTensor], frozen: FrozenBase | None
 ) -> None:
     path = checkpoint.checkpoint_path(directory, 0)
     written = write_weights(path / "tensors", tensors)

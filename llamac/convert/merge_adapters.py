@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 
 SUFFIXES = A, B = ("_lora_a", "_lora_b")
 
@@ -23,13 +23,13 @@ def adapted_weight(half: str) -> str:
     return half.removesuffix(A).removesuffix(B)
 
 
-def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Stored]:
+def merge_adapters(tensors: Mapping[str, LazyTensor], scale: float) -> dict[str, LazyTensor]:
     """Add low-rank adapters to the base weights: W + scale·B·A, summed in float32.
 
     tensors: base weights and adapters by canonical name. The result has the names of the base
     weights, and is written in their dtypes.
     """
-    merged: dict[str, Stored] = {}
+    merged: dict[str, LazyTensor] = {}
     for name, base in tensors.items():
         a, b = (tensors.get(f"{name}{suffix}") for suffix in SUFFIXES)
         if not is_adapter_name(name):
@@ -37,7 +37,7 @@ def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Sto
     return merged
 
 
-def _sum(base: Stored, a: Stored, b: Stored, scale: float) -> Stored:
+def _sum(base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float) -> LazyTensor:
     def read() -> Tensor:
         wide = torch.promote_types(base.dtype, torch.float32)
         return torch.addmm(base.read().to(wide), b.read().to(wide), a.read().to(wide), alpha=scale)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a model's tensors by canonical name."""
@@ -44,7 +44,7 @@ class ForeignModel:
     family: str
     title: str
     model: dict[str, Any]
-    tensors: Callable[[Shapes], dict[str, Stored]]
+    tensors: Callable[[Shapes], dict[str, LazyTensor]]
     files: tuple[Path, ...]
     context: int
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llamac.convert.tensors import MEMORY, Stored
+from llamac.convert.tensors import MEMORY, LazyTensor
 from llamac.spec.model import Model
 
 TOP = {  # canonical: Hugging Face's, GGUF's
@@ -58,7 +58,7 @@ def is_rotated(canonical: str) -> bool:
     return canonical.removesuffix("_bias").endswith(ROTATED)
 
 
-def reorder_rows(canonical: str, tensor: Stored, model: Model, layout: str) -> Stored:
+def reorder_rows(canonical: str, tensor: LazyTensor, model: Model, layout: str) -> LazyTensor:
     """Return a tensor of `model` with its rows reordered for another RoPE layout.
 
     layout: "half_split" or "interleaved". Tensors that RoPE does not affect are unchanged.

@@ -65,7 +65,7 @@ MEMORY = ReusedMemory()
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """A tensor in a file, with known dtype and shape, read lazily.
 
     where: its name and file, for messages. read: function that returns the contiguous values, in
@@ -85,34 +85,34 @@ class Stored:
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Stored:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
         """Return this tensor with `change` applied when it is read.
 
         change: function of the values that keeps shape and dtype.
         """
         return replace(self, read=lambda: change(self.read()))
 
-    def cast(self, dtype: torch.dtype | None) -> Stored:
+    def cast(self, dtype: torch.dtype | None) -> LazyTensor:
         """Return this tensor with another declared dtype; None leaves it unchanged.
 
         `read` still returns the file's dtype; writers convert block by block (`blocks_of`).
         """
         return self if dtype is None else replace(self, dtype=dtype)
 
-    def equals(self, other: Stored) -> bool:
+    def equals(self, other: LazyTensor) -> bool:
         """Return whether two tensors have the same shape, dtype and bits. Reads both."""
         if (self.shape, self.dtype) != (other.shape, other.dtype):
             return False
         return byte_view(self.read()) == byte_view(other.read())
 
 
-def read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
+def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[tuple[LazyTensor, Tensor]]:
     """Yield (tensor, values) pairs while a thread reads the next one: two are in memory.
 
     Values have the file's dtype; the caller casts them block by block.
     """
     with ThreadPoolExecutor(1) as reader:
-        pending: tuple[Stored, Future[Tensor]] | None = None
+        pending: tuple[LazyTensor, Future[Tensor]] | None = None
         for tensor in tensors:
             submitted = tensor, reader.submit(tensor.read)
             if pending is not None:
@@ -128,7 +128,7 @@ def blocks_of(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
         yield block if block.dtype == dtype else MEMORY.copy(block, dtype)
 
 
-def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
+def commonest_dtype(tensors: Mapping[str, LazyTensor]) -> str:
     """Return the name of the dtype with the most bytes, such as "bfloat16"."""
     sizes = Counter[str]()
     for tensor in tensors.values():
@@ -177,7 +177,7 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
 
 
 def require_tensors(
-    tensors: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str
+    tensors: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
     """Raise ConversionError unless exactly the tensors in `shapes` exist, with float dtypes.
 

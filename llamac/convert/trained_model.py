@@ -11,7 +11,7 @@ import torch
 from llamac.convert.directory import shapes_of
 from llamac.convert.errors import ConversionError
 from llamac.convert.merge_adapters import merge_adapters
-from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.weights import read_weights
 from llamac.runtime.checkpoint import integrity
 from llamac.runtime.checkpoint.adapters import find_base_weights
@@ -36,8 +36,8 @@ class TrainedModel:
 
     opened: ModelDirectory
     spec: Spec
-    tensors: dict[str, Stored]
-    adapters: dict[str, Stored]
+    tensors: dict[str, LazyTensor]
+    adapters: dict[str, LazyTensor]
     finetune: Finetune
 
     @property
@@ -45,7 +45,7 @@ class TrainedModel:
         """Return the number of optimizer steps in the checkpoint; 0 for an import."""
         return integrity.read_state(self.opened.checkpoint)["step"]
 
-    def cast(self, dtype: torch.dtype | None) -> dict[str, Stored]:
+    def cast(self, dtype: torch.dtype | None) -> dict[str, LazyTensor]:
         """Return the tensors with another declared dtype; None keeps the checkpoint's."""
         return {name: tensor.cast(dtype) for name, tensor in self.tensors.items()}
 
@@ -65,7 +65,7 @@ def open_trained(run: Path, which: str, log: Log) -> TrainedModel:
             f"{', '.join(changed)} differ"
         )
     tensors, shapes, finetune = read_weights(opened.checkpoint), shapes_of(spec), spec.finetune
-    adapters: dict[str, Stored] = {}
+    adapters: dict[str, LazyTensor] = {}
     if finetune.is_lora:
         adapters = {name: tensors[name] for name in shapes if name in tensors}
         tensors = read_weights(find_base_weights(opened.checkpoint)) | tensors

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import MEMORY, Stored, byte_view, read_ahead, read_at, write_behind
+from llamac.convert.tensors import MEMORY, LazyTensor, byte_view, read_ahead, read_at, write_behind
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
@@ -65,7 +65,7 @@ class Window(io.RawIOBase):
         return count
 
 
-def read_weights(checkpoint: Path) -> dict[str, Stored]:
+def read_weights(checkpoint: Path) -> dict[str, LazyTensor]:
     """Return the weights of a checkpoint by canonical name, to be read lazily.
 
     The checkpoint may have been saved by any number of ranks.
@@ -83,7 +83,7 @@ def read_weights(checkpoint: Path) -> dict[str, Stored]:
     }
 
 
-def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: Any) -> Stored:
+def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: Any) -> LazyTensor:
     shape, dtype = tuple(entry.size), entry.properties.dtype
     where = f"{name.removeprefix(SECTION)} in {directory.parent}"
 
@@ -102,7 +102,7 @@ def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: An
             values[region] = _read_chunk(directory, name, chunk, dtype, places)
         return values
 
-    return Stored(dtype, shape, where, read)
+    return LazyTensor(dtype, shape, where, read)
 
 
 def _read_chunk(
@@ -155,7 +155,7 @@ def _save(part: Tensor, file: Any) -> None:
         raise error.__context__ or error from None
 
 
-def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
+def write_weights(directory: Path, tensors: Mapping[str, LazyTensor]) -> dict[str, dict[str, Any]]:
     """Write weights to a new directory in DCP's format, with two tensors in memory at a time.
 
     Returns {"bytes": size, "sha256": hex digest} of each data file, by name.

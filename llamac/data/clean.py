@@ -268,8 +268,8 @@ def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:
     """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
         return [_reader_of(plan, path) for path in part.inputs]
-    before = chunks_of(plan, part, step.number - 1)
-    return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in before]
+    previous = chunks_of(plan, part, step.number - 1)
+    return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in previous]
 
 
 def _reader_of(plan: SourcePlan, path: str) -> Read:

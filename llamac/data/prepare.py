@@ -25,7 +25,7 @@ from llamac.data.source_plan import (
     plan_source,
     settings_of_source,
 )
-from llamac.data.state import FORMAT, SettingsChangedError, differences_from, note
+from llamac.data.state import FORMAT, SettingsChangedError, differences_from, write_settings
 from llamac.data.survey import is_merged, is_scanned, merge, scan_part
 from llamac.data.tokenization.token_parts import is_tokenized, tokenize
 from llamac.data.tokenization.training_text import (
@@ -161,7 +161,7 @@ def record_settings(preparation: Preparation) -> None:
             f"data again after:\n  rm -r {' '.join(map(str, stale))}"
         )
     for path, settings in records:
-        note(path, settings)
+        write_settings(path, settings)
 
 
 def preparation_steps(preparation: Preparation) -> list[Step]:

@@ -49,7 +49,7 @@ def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
     return changed_settings(recorded, {"format": FORMAT, **settings}) if recorded else []
 
 
-def note(path: Path, settings: Mapping[str, Any]) -> None:
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Record the settings that work is begun with at `path`, unless there is a record already."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

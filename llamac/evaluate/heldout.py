@@ -87,10 +87,10 @@ def _passages(
     return [[(row[:1], row[1:])] for row in windows.tolist()], stream.windows
 
 
-def _pairs_with_loss(stored: np.ndarray) -> list[Pair]:
+def _pairs_with_loss(tokens: np.ndarray) -> list[Pair]:
     """Return a pair for each run of a document's tokens with a loss."""
-    ids = token_ids(stored).tolist()
-    edges = np.flatnonzero(np.diff(stored >= 0, prepend=False, append=False)).reshape(-1, 2)
+    ids = token_ids(tokens).tolist()
+    edges = np.flatnonzero(np.diff(tokens >= 0, prepend=False, append=False)).reshape(-1, 2)
     return [(ids[:begin], ids[begin:end]) for begin, end in edges.tolist()]
 
 
@@ -133,7 +133,7 @@ def _result(
     )
 
 
-def _bytes(model: LoadedModel, before: list[int], scored: list[int]) -> int:
+def _bytes(model: LoadedModel, context: list[int], scored: list[int]) -> int:
     """Return the number of UTF-8 bytes of the scored tokens."""
     decode = model.tokenizer.decode
-    return len(decode(before + scored).encode()) - len(decode(before).encode())
+    return len(decode(context + scored).encode()) - len(decode(context).encode())

@@ -62,18 +62,18 @@ class LoadedModel:
 
 
 def open_for_evaluation(
-    run: Path, checkpoint: str, say: Callable[[str], None], context: int | None = None
+    run: Path, checkpoint: str, log: Callable[[str], None], context: int | None = None
 ) -> LoadedModel:
     """Load the model of a run or an import.
 
-    checkpoint: "newest", a step or a path. context: maximum number of positions, if less than the
-    model's. Raises RunError, UntrustedError if its code is not what llamac emits, and the errors
-    of load_spec.
+    checkpoint: "newest", a step or a path. log: called with each note to the user. context: maximum
+    number of positions, if less than the model's. Raises RunError, UntrustedError if the program is
+    not what llamac emits, and the errors of load_spec.
     """
     with import_emitted(trusted_program(run), "generate") as module:
         program = module.PROGRAM
     data = Path(program.data) if program.data else None
-    opened = open_model(run, checkpoint, say, data, spec=program.spec)
+    opened = open_model(run, checkpoint, log, data, spec=program.spec)
     assert opened.tokenizer is not None
     device = machine.choose_device(program.device)
     torch.set_num_threads(program.threads or torch.get_num_threads())

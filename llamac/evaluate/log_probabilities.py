@@ -84,15 +84,19 @@ class Scorer:
         sequences = list(read)
         scores = self._read(sequences, list(read.values()), progress)
         number = {sequence: row for row, sequence in enumerate(sequences)}
-        scored = []
+        results = []
         for context, continuation in pairs:
             sequence = (*context, *continuation)
             places = scores[number[sequence[:-1]]]
-            each = [places[at - 1, sequence[at]] for at in range(len(context), len(sequence))]
-            scored.append(
-                ContinuationScore(sum(value for value, _ in each), all(best for _, best in each))
+            token_scores = [
+                places[at - 1, sequence[at]] for at in range(len(context), len(sequence))
+            ]
+            results.append(
+                ContinuationScore(
+                    sum(value for value, _ in token_scores), all(best for _, best in token_scores)
+                )
             )
-        return scored
+        return results
 
     def _read(
         self,
@@ -104,8 +108,8 @@ class Scorer:
         scores: list[TokenScores] = [{} for _ in sequences]
         done = 0
         for wave in waves(group_by_prefix(sequences, MAX_ROWS), CACHED_BATCHES * self.max_tokens):
-            kept = self._read_prefixes(wave, sequences, targets, scores)
-            self._read_rest(kept, sequences, targets, scores)
+            cached_rows = self._read_prefixes(wave, sequences, targets, scores)
+            self._read_rest(cached_rows, sequences, targets, scores)
             done += sum(len(group.rows) for group in wave)
             progress(done, len(sequences))
         return scores
@@ -118,11 +122,11 @@ class Scorer:
         scores: Sequence[TokenScores],
     ) -> list[_CachedRow]:
         """Process each group's prefix; return the rows that have further tokens to process."""
-        kept = []
+        cached_rows = []
         for batch in batches([group.shared for group in groups], self.max_tokens):
-            some = [groups[number] for number in batch]
-            parts, own = [], []
-            for group in some:
+            batch_groups = [groups[number] for number in batch]
+            parts, group_scores = [], []
+            for group in batch_groups:
                 at = {
                     position: set[int]().union(
                         *(targets[row].get(position, ()) for row in group.rows)
@@ -131,43 +135,47 @@ class Scorer:
                     if position < group.shared
                 }
                 parts.append(_Segment(sequences[group.rows[0]][: group.shared], 0, at))
-                own.append({})
-            prefix = self.make(len(some), max(group.shared for group in some))
-            self._scores(prefix.read, parts, own)
-            for number, group in enumerate(some):
+                group_scores.append({})
+            prefix = self.make(len(batch_groups), max(group.shared for group in batch_groups))
+            self._scores(prefix.read, parts, group_scores)
+            for number, group in enumerate(batch_groups):
                 for row in group.rows:
-                    scores[row].update(own[number])
+                    scores[row].update(group_scores[number])
                 if not group.is_single:
-                    kept += [_CachedRow(prefix, number, group.shared, row) for row in group.rows]
-        return kept
+                    cached_rows += [
+                        _CachedRow(prefix, number, group.shared, row) for row in group.rows
+                    ]
+        return cached_rows
 
     def _read_rest(
         self,
-        kept: Sequence[_CachedRow],
+        cached_rows: Sequence[_CachedRow],
         sequences: Sequence[tuple[int, ...]],
         targets: Sequence[Targets],
         scores: Sequence[TokenScores],
     ) -> None:
         """Process the tokens after the prefixes, with the rows of many groups in one batch."""
-        rest = [len(sequences[one.row]) - one.shared for one in kept]
+        rest = [len(sequences[cached.row]) - cached.shared for cached in cached_rows]
         for batch in batches(rest, self.max_tokens):
-            some = [kept[number] for number in batch]
+            batch_rows = [cached_rows[number] for number in batch]
             parts = [
-                _Segment(sequences[one.row][one.shared :], one.shared, targets[one.row])
-                for one in some
+                _Segment(sequences[cached.row][cached.shared :], cached.shared, targets[cached.row])
+                for cached in batch_rows
             ]
-            inference = self.make(len(some), max(len(sequences[one.row]) for one in some))
-            for prefix in {id(one.prefix): one.prefix for one in some}.values():
-                at = [number for number, one in enumerate(some) if one.prefix is prefix]
-                rows = [some[number].place for number in at]
-                length = max(some[number].shared for number in at)
+            inference = self.make(
+                len(batch_rows), max(len(sequences[cached.row]) for cached in batch_rows)
+            )
+            for prefix in {id(cached.prefix): cached.prefix for cached in batch_rows}.values():
+                at = [number for number, cached in enumerate(batch_rows) if cached.prefix is prefix]
+                rows = [batch_rows[number].place for number in at]
+                length = max(batch_rows[number].shared for number in at)
                 inference.copy_prefix(prefix, self._ids(at), self._ids(rows), length)
-            first = self._ids([one.shared for one in some])
+            first = self._ids([cached.shared for cached in batch_rows])
 
             def extend(tokens: Tensor, *places: Tensor, of=inference, first=first) -> Tensor:
                 return of.extend(tokens, first, *places)
 
-            self._scores(extend, parts, [scores[one.row] for one in some])
+            self._scores(extend, parts, [scores[cached.row] for cached in batch_rows])
 
     def _ids(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
@@ -195,16 +203,16 @@ class Scorer:
             self._ids(columns),
         )
         for begin in range(0, len(places), POSITIONS_AT_ONCE):
-            some = places[begin : begin + POSITIONS_AT_ONCE]
-            log_probabilities = logits[begin : begin + len(some)].float().log_softmax(-1)
+            batch_places = places[begin : begin + POSITIONS_AT_ONCE]
+            log_probabilities = logits[begin : begin + len(batch_places)].float().log_softmax(-1)
             best = log_probabilities.argmax(-1)
             asked = [
                 (number, row, position, token)
-                for number, (row, position) in enumerate(some)
+                for number, (row, position) in enumerate(batch_places)
                 for token in sorted(parts[row].targets[position])
             ]
-            numbers = self._ids([one[0] for one in asked])
-            tokens = self._ids([one[3] for one in asked])
+            numbers = self._ids([query[0] for query in asked])
+            tokens = self._ids([query[3] for query in asked])
             values = log_probabilities[numbers, tokens].tolist()
             likeliest = (best[numbers] == tokens).tolist()
             for (_, row, position, token), value, is_best in zip(

@@ -13,11 +13,11 @@ import torch
 from llamac.convert.gguf import gguf_export
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.meta.pth import write_pth
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 from llamac.convert.weights import write_weights
 
 
-def write_gguf(path: Path, tensors: dict[str, Stored]) -> None:
+def write_gguf(path: Path, tensors: dict[str, LazyTensor]) -> None:
     gguf_export._write(path, "llama", {}, tensors, dict.fromkeys(tensors, "F32"))
 
 
@@ -30,7 +30,7 @@ def test_the_cache_of_each_written_tensor_is_freed(
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, *_: there.append(os.fstat(fd).st_size))
     count = 5000
     tensors = {
-        f"t{n}": Stored(torch.float32, (count,), f"t{n}", lambda n=n: torch.full((count,), n))
+        f"t{n}": LazyTensor(torch.float32, (count,), f"t{n}", lambda n=n: torch.full((count,), n))
         for n in range(3)
     }
     write(tmp_path / "written", tensors)

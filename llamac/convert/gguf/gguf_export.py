@@ -15,7 +15,7 @@ from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf.hf_config import family_for
 from llamac.convert.names import gguf_name, reorder_rows
-from llamac.convert.tensors import Stored, read_ahead, write_behind
+from llamac.convert.tensors import LazyTensor, read_ahead, write_behind
 from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
@@ -46,7 +46,7 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
         scaling = model.rope_scaling.model_dump()
         divisors = unscaled / scaled_frequencies(model.head_dim, model.rope_theta, scaling)
         shape = (model.head_dim // 2,)
-        tensors[FREQUENCIES] = Stored(torch.float32, shape, FREQUENCIES, divisors.float)
+        tensors[FREQUENCIES] = LazyTensor(torch.float32, shape, FREQUENCIES, divisors.float)
     types = {name: _type_of(tensor, dtype) for name, tensor in tensors.items()}
     matrices = [types[name] for name, tensor in tensors.items() if len(tensor.shape) > 1]
     metadata["general.file_type"] = FILE_TYPES[matrices[-1]]
@@ -66,7 +66,7 @@ def _architecture(trained: TrainedModel) -> str:
     return "llama" if family == "mistral" else family
 
 
-def _type_of(tensor: Stored, dtype: str | None) -> str:
+def _type_of(tensor: LazyTensor, dtype: str | None) -> str:
     if len(tensor.shape) == 1:
         return "F32"
     kind = TYPES[dtype or str(tensor.dtype).removeprefix("torch.")]
@@ -113,7 +113,7 @@ def _write(
     path: Path,
     family: str,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     types: Mapping[str, str],
 ) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import BLOCK, MEMORY, Stored, read_at
+from llamac.convert.tensors import BLOCK, MEMORY, LazyTensor, read_at
 
 VERSIONS = (2, 3)
 SCALARS = {
@@ -45,7 +45,7 @@ class GGUFFile:
     """Contents of a GGUF file: metadata by key, and lazily read tensors by name."""
 
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, LazyTensor]
 
 
 class _Header:
@@ -156,11 +156,11 @@ def _rows_of(shape: tuple[int, ...], kind: int, where: str) -> tuple[int, int]:
 
 def _stored(
     path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, row_bytes: int
-) -> Stored:
+) -> LazyTensor:
     where = f"{name} in {path}"
     if kind in UNQUANTIZED:
         dtype = UNQUANTIZED[kind]
-        return Stored(dtype, shape, where, lambda: read_at(path, offset, dtype, shape))
+        return LazyTensor(dtype, shape, where, lambda: read_at(path, offset, dtype, shape))
 
     def read() -> Tensor:
         rows = math.prod(shape[:-1])
@@ -172,7 +172,7 @@ def _stored(
             values[begin : begin + count] = _dequantize(packed, kind, where)
         return values.reshape(shape)
 
-    return Stored(torch.float32, shape, where, read)
+    return LazyTensor(torch.float32, shape, where, read)
 
 
 def _block_of(kind: int, where: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from llamac.convert.gguf.gguf_file import GGUFFile, read_gguf
 from llamac.convert.gguf.gguf_tokenizer import KEY, gguf_prefix_ids, tokenizer_from
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import LAYER, gguf_name
-from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, TokenId, validate_table
 from llamac.spec.model import BIASED
 
@@ -150,7 +150,7 @@ def _shortest_decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _bias_of(tensors: Mapping[str, Stored]) -> bool | str:
+def _bias_of(tensors: Mapping[str, LazyTensor]) -> bool | str:
     """Return the value of model.bias with the fewest biases that include the first block's."""
     biased = {
         key.rpartition(".")[2] for key in LAYER if gguf_name(f"layers.0.{key}_bias") in tensors
@@ -206,7 +206,7 @@ def _llama3_scaling(
     raise ConversionError(f"{where}: {FREQUENCIES} does not follow Llama 3's scaling")
 
 
-def _tensors(file: GGUFFile, shapes: Shapes, where: str) -> dict[str, Stored]:
+def _tensors(file: GGUFFile, shapes: Shapes, where: str) -> dict[str, LazyTensor]:
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != FREQUENCIES}
     require_tensors(tensors, {gguf_name(name): shape for name, shape in shapes.items()}, where)
     return {name: tensors[gguf_name(name)] for name in shapes}

@@ -14,7 +14,7 @@ from llamac.convert.hf.hf_config import config_of
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.names import hf_name, reorder_rows
-from llamac.convert.tensors import Stored, commonest_dtype
+from llamac.convert.tensors import LazyTensor, commonest_dtype
 from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 
@@ -53,8 +53,8 @@ def write_hf(
     _write_shards(directory, tensors, shard)
 
 
-def _write_shards(directory: Path, tensors: Mapping[str, Stored], max_bytes: int) -> None:
-    shards: list[dict[str, Stored]] = [{}]
+def _write_shards(directory: Path, tensors: Mapping[str, LazyTensor], max_bytes: int) -> None:
+    shards: list[dict[str, LazyTensor]] = [{}]
     shard_bytes = 0
     for name, tensor in tensors.items():
         if shard_bytes and shard_bytes + tensor.nbytes > max_bytes:

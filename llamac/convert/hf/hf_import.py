@@ -17,7 +17,7 @@ from llamac.convert.hf.tokenizer_files import chat_template_of, hf_prefix_ids, r
 from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import hf_name
-from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.typed_table import Number, Table, TokenId, validate_table
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
@@ -99,8 +99,8 @@ def _weight_files(directory: Path) -> tuple[list[Path], dict[str, Path] | None]:
 
 def _tensors(
     directory: Path, files: Sequence[Path], file_of: Mapping[str, Path] | None, shapes: Shapes
-) -> dict[str, Stored]:
-    tensors: dict[str, Stored] = {}
+) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
     for path in files:
         if path.suffix not in READERS:
             raise ConversionError(f"{path} is neither a .safetensors nor a .bin file")
@@ -117,7 +117,7 @@ def _tensors(
     return {name: tensors[hf_name(name)] for name in shapes}
 
 
-def _require_listed(path: Path, stored: Mapping[str, Stored], listed: set[str]) -> None:
+def _require_listed(path: Path, stored: Mapping[str, LazyTensor], listed: set[str]) -> None:
     if missing := sorted(listed - stored.keys()):
         raise ConversionError(
             f"{path} does not contain {missing[0]}, although the index lists it there"
@@ -126,7 +126,7 @@ def _require_listed(path: Path, stored: Mapping[str, Stored], listed: set[str]) 
         raise ConversionError(f"{path} contains {extra[0]}, which the index does not list there")
 
 
-def _drop_tied_head(tensors: dict[str, Stored]) -> None:
+def _drop_tied_head(tensors: dict[str, LazyTensor]) -> None:
     """Remove an output head equal to the embedding; raise ConversionError if it differs."""
     head, table = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
     if head is None or table is None:

@@ -12,7 +12,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.merge_adapters import B, adapted_weight
 from llamac.convert.names import hf_name, reorder_rows
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 from llamac.convert.trained_model import TrainedModel
 
 PREFIX = "base_model.model."
@@ -44,7 +44,7 @@ def peft_name(name: str) -> str:
     return f"{PREFIX}{module}.lora_{name[-1].upper()}.weight"
 
 
-def _peft_entry(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
+def _peft_entry(trained: TrainedModel, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:
     """Return peft's name and tensor of an adapter's A or B; B has the row order of peft's base."""
     if name.endswith(B):
         tensor = reorder_rows(adapted_weight(name), tensor, trained.spec.model, "half_split")

@@ -18,7 +18,7 @@ from llamac.convert.hf.tokenizer_files import chat_template_of, hf_prefix_ids, r
 from llamac.convert.merge_adapters import B, adapted_weight, is_adapter_name
 from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
 from llamac.convert.names import LAYER, reorder_rows
-from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, validate_table
 from llamac.runtime.checkpoint.adapters import require_all_weights
 from llamac.runtime.checkpoint.initial_weights import resolve_source
@@ -87,7 +87,7 @@ def open_peft(directory: Path, base: Path, log: Callable[[str], None]) -> Foreig
     else:
         tokenizer = hf_files(opened)
 
-    def read(shapes: Shapes) -> dict[str, Stored]:
+    def read(shapes: Shapes) -> dict[str, LazyTensor]:
         halves = {name: shape for name, shape in shapes.items() if is_adapter_name(name)}
         require_tensors(tensors, {peft_name(n): s for n, s in halves.items()}, str(directory))
         return {name: _in_base_order(name, tensors[peft_name(name)], spec.model) for name in halves}
@@ -156,7 +156,7 @@ def _targets(config: AdapterConfig, tensors: Iterable[str], where: Path) -> list
     return list(dict.fromkeys(MODULES[name] for name in (*listed, *adapted)))
 
 
-def _in_base_order(name: str, tensor: Stored, model: Model) -> Stored:
+def _in_base_order(name: str, tensor: LazyTensor, model: Model) -> LazyTensor:
     """Return an adapter's A or B, with the rows of B in the base's RoPE layout."""
     if not name.endswith(B):
         return tensor

@@ -17,7 +17,7 @@ import torch
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.tensors import (
-    Stored,
+    LazyTensor,
     blocks_of,
     byte_view,
     read_ahead,
@@ -45,7 +45,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000  # bytes, as in the safetensors library
 
 
-def read_safetensors(path: Path) -> dict[str, Stored]:
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """Return the tensors of a file by name, to be read lazily.
 
     Raises ConversionError if the header is damaged or does not match the file's size.
@@ -84,8 +84,10 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
 
 def _stored(
     path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...], offset: int
-) -> Stored:
-    return Stored(dtype, shape, f"{name} in {path}", lambda: read_at(path, offset, dtype, shape))
+) -> LazyTensor:
+    return LazyTensor(
+        dtype, shape, f"{name} in {path}", lambda: read_at(path, offset, dtype, shape)
+    )
 
 
 def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[int, int]]:
@@ -102,7 +104,7 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[
     return DTYPES[dtype], tuple(shape), (offsets[0], offsets[1])
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Write tensors to a new file, ordered as by the safetensors library.
 
     Tensors with larger items come first, then by name. Two tensors are in memory at a time.

@@ -14,7 +14,7 @@ from llamac.convert.hf.tokenizer_export import is_sentencepiece
 from llamac.convert.meta.meta_import import FIRST, SECOND, SPLIT, TABLE
 from llamac.convert.meta.pth import write_pth
 from llamac.convert.names import meta_name, reorder_rows
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import LazyTensor
 from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.tokenizers.sentencepiece_file import begun_by
 from llamac.spec.model import Model
@@ -86,7 +86,7 @@ def _dim(name: str, tiktoken: bool) -> int | None:
     return SPLIT.get(name.split(".", 2)[2] if name.startswith("layers.") else name)
 
 
-def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
+def _part(tensor: LazyTensor, dim: int | None, rank: int, parts: int) -> LazyTensor:
     """Return a rank's part of a tensor: a slice along `dim`, or a copy if it is None."""
     if parts == 1 or dim is None:
         return tensor
@@ -96,7 +96,7 @@ def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
     def read() -> torch.Tensor:
         return tensor.read().narrow(dim, rank * shape[dim], shape[dim]).contiguous()
 
-    return Stored(tensor.dtype, tuple(shape), tensor.where, read)
+    return LazyTensor(tensor.dtype, tuple(shape), tensor.where, read)
 
 
 def _params(model: Model) -> dict[str, Any]:

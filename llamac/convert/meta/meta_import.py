@@ -14,7 +14,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
-from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, validate_table
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
@@ -129,12 +129,14 @@ def _bos_and_eos(path: Path) -> tuple[int | None, tuple[int, ...]]:
     return bos, (tokenizer.eos,) if tokenizer.eos >= 0 else ()
 
 
-def _read_part(path: Path) -> dict[str, Stored]:
+def _read_part(path: Path) -> dict[str, LazyTensor]:
     """Return a file's tensors, without the `rope.freqs` of older files, which is recomputed."""
     return {name: tensor for name, tensor in read_pth(path).items() if name != "rope.freqs"}
 
 
-def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path) -> dict[str, Any]:
+def _model_of(
+    params: Params, parts: Sequence[Mapping[str, LazyTensor]], where: Path
+) -> dict[str, Any]:
     first = parts[0]
     required = {name: first.get(meta_name(name)) for name in (TABLE, "layers.0.feed_forward.w1")}
     for name, tensor in required.items():
@@ -178,7 +180,7 @@ def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path
     return model
 
 
-def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
+def _is_tied(parts: Sequence[Mapping[str, LazyTensor]]) -> bool:
     """Return whether output projection and embedding are equal; Meta's files contain both."""
     pairs = [(part.get(meta_name(TABLE)), part.get("output.weight")) for part in parts]
     if all(output is None for _, output in pairs):
@@ -189,11 +191,11 @@ def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
 
 
 def _tensors(
-    parts: Sequence[Mapping[str, Stored]], shapes: Shapes, directory: Path
-) -> dict[str, Stored]:
+    parts: Sequence[Mapping[str, LazyTensor]], shapes: Shapes, directory: Path
+) -> dict[str, LazyTensor]:
     """Return the full tensors: the ranks' parts joined, or the first rank's copy of a replica."""
     unused = {"output.weight"} if "output" not in shapes else set()
-    joined: dict[str, Stored] = {}
+    joined: dict[str, LazyTensor] = {}
     for name in parts[0]:
         copies = [part[name] for part in parts if name in part]
         if len(copies) < len(parts):
@@ -214,7 +216,7 @@ def _tensors(
     return {name: joined[meta_name(name)] for name in shapes}
 
 
-def _dim(canonical: str, part: Stored, shapes: Shapes) -> int | None:
+def _dim(canonical: str, part: LazyTensor, shapes: Shapes) -> int | None:
     """Return the dimension along which ranks split a tensor, or None for replicas."""
     if canonical == TABLE:
         shape = shapes.get(TABLE, part.shape)
@@ -223,7 +225,7 @@ def _dim(canonical: str, part: Stored, shapes: Shapes) -> int | None:
     return SPLIT.get(stem)
 
 
-def _joined(parts: Sequence[Stored], dim: int | None) -> Stored:
+def _joined(parts: Sequence[LazyTensor], dim: int | None) -> LazyTensor:
     first = parts[0]
     if len(parts) == 1 or dim is None or len(first.shape) <= dim:
         return first
@@ -233,4 +235,4 @@ def _joined(parts: Sequence[Stored], dim: int | None) -> Stored:
     def read() -> torch.Tensor:
         return torch.cat([part.read() for part in parts], dim)
 
-    return Stored(first.dtype, tuple(shape), first.where, read)
+    return LazyTensor(first.dtype, tuple(shape), first.where, read)

@@ -26,7 +26,7 @@ from torch._utils import _rebuild_tensor_v2
 from llamac.convert.errors import ConversionError
 from llamac.convert.tensors import (
     BLOCK,
-    Stored,
+    LazyTensor,
     blocks_of,
     byte_view,
     read_ahead,
@@ -68,7 +68,7 @@ class StorageBytes:
             raise ConversionError(f"{name} in {self.path} is damaged: it does not match its CRC-32")
 
 
-def read_pth(path: Path) -> dict[str, Stored]:
+def read_pth(path: Path) -> dict[str, LazyTensor]:
     """Return the tensors of a saved state dict by name, to be read lazily.
 
     path: file written by torch.save (1.6 or later). Raises ConversionError if it is damaged or
@@ -131,7 +131,9 @@ def _records(path: Path) -> dict[int, StorageBytes]:
     return records
 
 
-def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: Tensor) -> Stored:
+def _stored(
+    path: Path, records: Mapping[int, StorageBytes], name: str, tensor: Tensor
+) -> LazyTensor:
     where, dtype, shape = f"{name} in {path}", tensor.dtype, tuple(tensor.shape)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ConversionError(f"{where} is sparse, quantised or without data")
@@ -151,10 +153,10 @@ def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: 
         record.check(name, flat if flat.nbytes == record.size else None)
         return flat.as_strided(shape, steps).contiguous()
 
-    return Stored(dtype, shape, where, read)
+    return LazyTensor(dtype, shape, where, read)
 
 
-def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
+def write_pth(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Write a state dict in the format of torch.save, with two tensors in memory at a time.
 
     Names that map to the same tensor share one storage.
@@ -181,7 +183,7 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickler that writes each `Stored` as torch.save writes a tensor."""
+    """Pickler that writes each `LazyTensor` as torch.save writes a tensor."""
 
     def __init__(self, file: Any, keys: Mapping[int, str]) -> None:
         super().__init__(file, protocol=2)
@@ -195,7 +197,7 @@ class _Pickler(pickle.Pickler):
         return ("storage", STORAGES[tensor.dtype], key, "cpu", tensor.numel)
 
     def reducer_override(self, obj: Any) -> Any:
-        if not isinstance(obj, Stored):
+        if not isinstance(obj, LazyTensor):
             return NotImplemented
         steps = tuple(torch.Size(obj.shape[n + 1 :]).numel() for n in range(len(obj.shape)))
         return _rebuild_tensor_v2, (_Storage(obj), 0, obj.shape, steps, False, OrderedDict())
@@ -203,4 +205,4 @@ class _Pickler(pickle.Pickler):
 
 @dataclass(frozen=True)
 class _Storage:
-    tensor: Stored
+    tensor: LazyTensor

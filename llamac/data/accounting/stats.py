@@ -162,6 +162,6 @@ def _epochs(number: float | None) -> str:
 
 def _excerpt(mark: str, text: str) -> Text:
     lines = escaped(text).split("\n")
-    more = ["…"] if len(lines) > LINES else []
-    shown = "\n".join(f"      {mark} {line[:150]}" for line in [*lines[:LINES], *more])
+    ellipsis = ["…"] if len(lines) > LINES else []
+    shown = "\n".join(f"      {mark} {line[:150]}" for line in [*lines[:LINES], *ellipsis])
     return Text(shown, {"-": "removed", "+": "added"}.get(mark, "note"))

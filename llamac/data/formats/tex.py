@@ -168,20 +168,20 @@ def remove_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect())
 
 def _end(text: str, at: int, command: str, address: bool) -> int:
     """Return where a command's verbatim argument ends; 0 if it has none."""
-    if command not in ("verb", "Verb", "spverb", "") and (found := _OPTIONS.match(text, at)):
-        at = found.end()
-    if command.startswith("mint") and (found := _LANGUAGE.match(text, at)):
-        at = found.end()
+    if command not in ("verb", "Verb", "spverb", "") and (match := _OPTIONS.match(text, at)):
+        at = match.end()
+    if command.startswith("mint") and (match := _LANGUAGE.match(text, at)):
+        at = match.end()
     while address and text[at : at + 1] in (" ", "\t"):
         at += 1
     sign = text[at : at + 1]
     if sign == "{" and command not in ("verb", "Verb"):
         depth = 0
-        for number, found in enumerate(_PAIRS.finditer(text, at, at + ARGUMENT)):
-            depth += {"{": 1, "}": -1}.get(found[0], 0)
+        for number, match in enumerate(_PAIRS.finditer(text, at, at + ARGUMENT)):
+            depth += {"{": 1, "}": -1}.get(match[0], 0)
             if depth == 0:
-                return found.end()
-            if number > BRACES or found[0][0] == "\n":
+                return match.end()
+            if number > BRACES or match[0][0] == "\n":
                 break
         return 0
     if not sign or sign.isspace() or sign.isalpha() or sign in "*}\0":

@@ -295,14 +295,14 @@ class _WikitextScanner:
         function, colon, first = head.partition(":")
         if colon and function.strip().lower() in PARSER_FUNCTIONS:
             rest.insert(0, first)
-        positional, named = [], {}
+        positional, by_name = [], {}
         for argument in rest:
             name, equals, value = argument.partition("=")
             if equals:
-                named[name.strip().lower()] = value.strip()
+                by_name[name.strip().lower()] = value.strip()
             else:
                 positional.append(argument.strip())
-        self.write_whole(frame.rule(Arguments(positional, named)))
+        self.write_whole(frame.rule(Arguments(positional, by_name)))
 
     def link(self) -> None:
         frame = self.pop_to("link")

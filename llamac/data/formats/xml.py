@@ -38,9 +38,9 @@ def records(
     limit `RECORD_BYTES` applies to the rest; None keeps records unchanged.
     Damaged and too long records are counted in `skipped`.
     """
-    found = False
+    has_records = False
     for line, data in _frames(path, start, end, skipped, trim):
-        found = True
+        has_records = True
         try:
             data.decode()
             element, had_illegal = _parse(data)
@@ -51,7 +51,7 @@ def records(
             skipped.add("invalid UTF-8", f"{path}:{line}")
         except ElementTree.ParseError:
             skipped.add("broken XML", f"{path}:{line}")
-    if not found:
+    if not has_records:
         skipped.add("no records in file", path)
 
 
@@ -63,7 +63,7 @@ def _parse(data: bytes) -> tuple[ElementTree.Element, bool]:
     try:
         return ElementTree.fromstring(data), False
     except ElementTree.ParseError:
-        allowed = _REFERENCE.sub(lambda found: found[0] if _is_allowed(found) else b"", data)
+        allowed = _REFERENCE.sub(lambda match: match[0] if _is_allowed(match) else b"", data)
         allowed = _CONTROLS.sub(b"", allowed)
         if allowed == data:
             raise

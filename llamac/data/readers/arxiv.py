@@ -321,7 +321,7 @@ class _InputJoiner:
             self.sizes[name] = min(PAPER_CHARS, len(self.texts[name]) + deeper)
         return self.sizes[name]
 
-    def expand(self, name: str, base: str, within: tuple[str, ...]) -> str:
+    def expand(self, name: str, base: str, including: tuple[str, ...]) -> str:
         r"""Return a file's text with its inputs in place.
 
         An included file that is a document in itself (subfiles, standalone pictures) contributes
@@ -329,21 +329,21 @@ class _InputJoiner:
         """
         text = self.texts[name]
         first, last = 0, len(text)
-        if within and _CLASS.search(text) and (begin := _BEGIN.search(text)):
+        if including and _CLASS.search(text) and (begin := _BEGIN.search(text)):
             first = begin.end()
             end = _END.search(text, first)
             last = end.start() if end else last
         self.budget -= last - first
         pieces, at = [], first
         for call in self.calls[name]:
-            if not first <= call.start() < last or len(within) >= DEPTH:
+            if not first <= call.start() < last or len(including) >= DEPTH:
                 continue
             self.budget -= CALL
             if self.budget <= 0:
                 break
             inner, folder = self.resolve(call, base, name)
-            if inner and inner not in (*within, name):
-                piece = self.expand(inner, folder, (*within, name))
+            if inner and inner not in (*including, name):
+                piece = self.expand(inner, folder, (*including, name))
                 pieces += (text[at : call.start()], piece)
                 at = call.end()
         return "".join((*pieces, text[at:last]))

@@ -88,18 +88,18 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
     The licence of a single file is looked up in the folders above it.
     """
-    known = _file_licences(os.path.dirname(os.path.abspath(path)))
+    declarations = _file_licences(os.path.dirname(os.path.abspath(path)))
     if is_tar(path) or os.path.isdir(path):
-        known = _tree_licences(path)
+        declarations = _tree_licences(path)
     for entry in entries(path, skipped, _in_sources):
-        yield from _document(entry, known, skipped)
+        yield from _document(entry, declarations, skipped)
 
 
 def _in_sources(name: str) -> bool:
     return _NOT_SOURCES.isdisjoint(name.split("/"))
 
 
-def _document(entry: Entry, known: Licences, skipped: Skipped) -> Iterator[Document]:
+def _document(entry: Entry, declarations: Licences, skipped: Skipped) -> Iterator[Document]:
     where = f"{entry.file}:{entry.line}"
     if b"\0" in entry.data[:BINARY_WITHIN]:
         skipped.add("binary file", where)
@@ -111,7 +111,7 @@ def _document(entry: Entry, known: Licences, skipped: Skipped) -> Iterator[Docum
     text = utf8(entry.data, where, skipped)
     if text is not None and accept_text(text, where, skipped):
         meta = {"path": entry.name, "language": language}
-        if licence := known.licence_of(entry.name, text):
+        if licence := declarations.licence_of(entry.name, text):
             meta["licence"] = licence
         yield Document(text, entry.file, entry.line, meta)
 
@@ -130,12 +130,14 @@ def _tree_licences(path: str) -> Licences:
     """
     names: list[str] = []
 
-    def wanted(name: str) -> bool:
+    def is_declaration(name: str) -> bool:
         if language_of(name):
             names.append(name)
         return (is_licence(name) or is_manifest(name)) and _in_sources(name)
 
-    texts = {entry.name: decode_licence(entry.data) for entry in entries(path, Skipped(), wanted)}
+    texts = {
+        entry.name: decode_licence(entry.data) for entry in entries(path, Skipped(), is_declaration)
+    }
     return licences(texts, names)
 
 

@@ -214,8 +214,10 @@ def site_of(path: str) -> Site:
     if not language:
         opened = head.find(b"<mediawiki")
         element = head[opened : head.find(b">", opened)] if opened >= 0 else b""
-        named = re.search(rb"""\sxml:lang\s*=\s*["']([a-z-]{2,20})["']""", element)
-        language = named[1].decode() if named else ""
-    known = [NAMESPACES.get(language.partition("-")[0], "")] if language else NAMESPACES.values()
-    dropped.update(name for names in known for name in names.split(", ") if name)
+        attribute = re.search(rb"""\sxml:lang\s*=\s*["']([a-z-]{2,20})["']""", element)
+        language = attribute[1].decode() if attribute else ""
+    name_lists = (
+        [NAMESPACES.get(language.partition("-")[0], "")] if language else NAMESPACES.values()
+    )
+    dropped.update(name for names in name_lists for name in names.split(", ") if name)
     return Site(language, frozenset(dropped), frozenset(spaces))

@@ -62,25 +62,25 @@ class _BookOverlap:
         by_size = np.argsort(-sizes, kind="stable")
         rank[by_size] = np.arange(len(sizes))
         spill = segments.Spill(decision.with_name(decision.name + ".spill"), _PAIR)
-        for pairs in _shared(parts, starts, rank):
+        for pairs in _shared_shingles(parts, starts, rank):
             spill.add(np.searchsorted(starts, pairs["book"], side="right") - 1, pairs)
-        within: dict[int, dict[int, float]] = {}
+        overlaps: dict[int, dict[int, float]] = {}
         for part in range(len(parts)):
             for book, other, overlap in _overlaps(spill.read_part(part), sizes, self.threshold):
-                within.setdefault(book, {})[other] = overlap
+                overlaps.setdefault(book, {})[other] = overlap
         spill.remove()
         dropped: list[dict[int, str]] = [{} for _ in parts]
         dropped_books: set[int] = set()
-        for book in sorted(within, key=lambda book: rank[book]):
-            holders = [other for other in within[book] if other not in dropped_books]
+        for book in sorted(overlaps, key=lambda book: rank[book]):
+            holders = [other for other in overlaps[book] if other not in dropped_books]
             if holders:
                 dropped_books.add(book)
-                holder = max(holders, key=lambda other: (within[book][other], -rank[other]))
+                holder = max(holders, key=lambda other: (overlaps[book][other], -rank[other]))
                 part, owner = (
                     int(np.searchsorted(starts, at, side="right")) - 1 for at in (book, holder)
                 )
                 place = segments.place(parts[owner], holder - int(starts[owner]))
-                detail = f"{within[book][holder]:.0%} in {place}"
+                detail = f"{overlaps[book][holder]:.0%} in {place}"
                 dropped[part][book - int(starts[part])] = detail
         segments.write_dropped(decision, dropped)
 
@@ -88,17 +88,17 @@ class _BookOverlap:
         return segments.drop(decision, part, "overlapping book")
 
 
-def _shared(
+def _shared_shingles(
     parts: list[arrays.Arrays], starts: NDArray, rank: NDArray[np.int64]
 ) -> Iterator[NDArray]:
     """Yield arrays of (book, other) pairs: one per shingle that a larger book `other` has too."""
     for cut in arrays.ranges([part["shingles"]["key"] for part in parts]):
-        taken = [part["shingles"][piece] for part, piece in zip(parts, cut, strict=True)]
-        if not taken:
+        runs = [part["shingles"][piece] for part, piece in zip(parts, cut, strict=True)]
+        if not runs:
             return
-        keys = np.concatenate([piece["key"] for piece in taken])
+        keys = np.concatenate([piece["key"] for piece in runs])
         books = np.concatenate(
-            [piece["book"] + start for piece, start in zip(taken, starts[:-1], strict=True)]
+            [piece["book"] + start for piece, start in zip(runs, starts[:-1], strict=True)]
         )
         order = np.lexsort((rank[books], keys))
         keys, books = keys[order], books[order]

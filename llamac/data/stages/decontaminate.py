@@ -29,7 +29,7 @@ MIN_WORDS = 8
 MIN_RUN_BYTES = 30  # fewest bytes in a run's words
 _SIEVE_BITS = 24
 _NOTHING = f"`paths`: no item has {MIN_WORDS} words or more"
-_NAMED = 20  # items named in a detail
+_MAX_NAMES = 20  # items that a detail names
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class _Decontaminate:
 
 def _detail(hit: dict[str, Any]) -> str:
     items = hit["items"]
-    rest = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return f"{', '.join(items[:_NAMED])}{rest}: {hit['words']}"
+    rest = f" and {len(items) - _MAX_NAMES} more" if len(items) > _MAX_NAMES else ""
+    return f"{', '.join(items[:_MAX_NAMES])}{rest}: {hit['words']}"
 
 
 def contamination(text: str, sets: Evaluation) -> dict[str, Any]:

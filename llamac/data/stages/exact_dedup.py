@@ -41,9 +41,9 @@ class _ExactDedup:
         runs = [part["keys"] for part in parts]
         duplicates = segments.Spill(decision.with_name(decision.name + ".spill"), _DUPLICATE)
         for cut in arrays.ranges([run["key"] for run in runs]):
-            taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
-            keys = np.concatenate(taken) if taken else np.empty(0, _KEY)
-            owners = np.repeat(np.arange(len(taken)), [len(piece) for piece in taken])
+            pieces = [run[piece] for run, piece in zip(runs, cut, strict=True)]
+            keys = np.concatenate(pieces) if pieces else np.empty(0, _KEY)
+            owners = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
             # Parts and documents are in order, so a stable sort keeps the first one first.
             order = np.lexsort((keys["low"], keys["key"]))
             keys, owners = keys[order], owners[order]

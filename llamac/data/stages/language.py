@@ -22,16 +22,16 @@ def build(stage: Language) -> Filter:
 
     Raises StageError if the model or a package is missing.
     """
-    wanted = frozenset(stage.languages)
+    languages = frozenset(stage.languages)
     if stage.by == "source":
-        return lambda document: _declared_language(document, wanted)
+        return lambda document: _declared_language(document, languages)
     identify = _fasttext(model_file(stage)) if _engine(stage) == "fasttext" else _langid()
 
     def judge(document: Document) -> Document | Rejected:
         if not document.text.strip():
             return Rejected("empty")
         language, probability = identify(document.text[: stage.max_chars])
-        if language not in wanted:
+        if language not in languages:
             return Rejected("language", f"{language} {probability:.2f}")
         if probability < stage.threshold:
             return Rejected("language unsure", f"{language} {probability:.2f} < {stage.threshold}")
@@ -57,11 +57,11 @@ def facts(stage: Language) -> dict[str, Any]:
     }
 
 
-def _declared_language(document: Document, wanted: frozenset[str]) -> Document | Rejected:
+def _declared_language(document: Document, languages: frozenset[str]) -> Document | Rejected:
     language = document.meta.get("language")
     if language is None:
         return Rejected("language unknown")
-    return document if language in wanted else Rejected("language", str(language))
+    return document if language in languages else Rejected("language", str(language))
 
 
 def _engine(stage: Language) -> str:

@@ -119,9 +119,9 @@ class Repeats:
         runs = [arrays.load(path)["keys"] for path in findings]
         spill = segments.Spill(decision.with_name(decision.name + ".spill"), _FOUND)
         for cut in arrays.ranges([run["key"] for run in runs]):
-            taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
-            records = np.concatenate(taken) if taken else np.empty(0, _FOUND)
-            parts = np.repeat(np.arange(len(taken)), [len(piece) for piece in taken])
+            pieces = [run[piece] for run, piece in zip(runs, cut, strict=True)]
+            records = np.concatenate(pieces) if pieces else np.empty(0, _FOUND)
+            parts = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
             order = np.argsort(records["key"], kind="stable")
             records, parts = records[order], parts[order]
             first = np.r_[True, records["key"][1:] != records["key"][:-1]][: len(records)]

@@ -127,13 +127,13 @@ class _NearDedup:
         """Yield pairs with equal keys: each document with the first and with the previous one."""
         for cut in arrays.ranges([part["keys"][band] for part in parts]):
             keys = np.concatenate(
-                [part["keys"][band][taken] for part, taken in zip(parts, cut, strict=True)]
+                [part["keys"][band][piece] for part, piece in zip(parts, cut, strict=True)]
                 or [np.empty(0, np.uint64)]
             )
             documents = np.concatenate(
                 [
-                    part["documents"][band][taken] + start
-                    for part, taken, start in zip(parts, cut, starts[:-1], strict=True)
+                    part["documents"][band][piece] + start
+                    for part, piece, start in zip(parts, cut, starts[:-1], strict=True)
                 ]
                 or [np.empty(0, np.int64)]
             )

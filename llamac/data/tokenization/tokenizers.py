@@ -100,7 +100,7 @@ class TokenizerComparison:
 
     @property
     def bytes_per_token(self) -> tuple[float, float]:
-        """Return the compression of (a, b)."""
+        """Return the bytes per token of (a, b)."""
         a, b = self.tokens
         return self.nbytes / max(a, 1), self.nbytes / max(b, 1)
 

@@ -28,11 +28,11 @@ def collective_seconds(
     """
     if ranks <= 1:
         return 0.0
-    within = max(1, device.gpus_per_node // stride)  # ranks of this group in one node
-    if ranks <= within:
+    per_node = max(1, device.gpus_per_node // stride)  # ranks of this group in one node
+    if ranks <= per_node:
         return _within_node(device, sent, ranks, rounds)
-    ring = _ring(device, sent, ranks, within, rounds)
-    return min(ring, _tree(device, sent, ranks, within)) if rounds == 2 else ring
+    ring = _ring(device, sent, ranks, per_node, rounds)
+    return min(ring, _tree(device, sent, ranks, per_node)) if rounds == 2 else ring
 
 
 def _within_node(device: Device, sent: float, ranks: int, rounds: float) -> float:
@@ -42,27 +42,27 @@ def _within_node(device: Device, sent: float, ranks: int, rounds: float) -> floa
     return rounds * (link.latency + (ranks - 1) * link.hop) + sent / bandwidth
 
 
-def _ring(device: Device, sent: float, ranks: int, within: int, rounds: float) -> float:
+def _ring(device: Device, sent: float, ranks: int, per_node: int, rounds: float) -> float:
     link, network = device.link, device.network
-    nodes = ranks / within
+    nodes = ranks / per_node
     hops = (nodes - 1) * network.hop + (ranks - nodes) * link.hop
-    return rounds * (network.latency + hops) + sent / node_bandwidth(device, within)
+    return rounds * (network.latency + hops) + sent / node_bandwidth(device, per_node)
 
 
-def _tree(device: Device, sent: float, ranks: int, within: int) -> float:
+def _tree(device: Device, sent: float, ranks: int, per_node: int) -> float:
     link, network = device.link, device.network
-    depth = ceil(log2(max(2.0, ranks / within)))
-    latency = network.latency + depth * network.tree_hop + (within - 1) * link.hop
-    return 2 * latency + sent / (node_bandwidth(device, within) * network.tree)
+    depth = ceil(log2(max(2.0, ranks / per_node)))
+    latency = network.latency + depth * network.tree_hop + (per_node - 1) * link.hop
+    return 2 * latency + sent / (node_bandwidth(device, per_node) * network.tree)
 
 
-def node_bandwidth(device: Device, within: int) -> float:
+def node_bandwidth(device: Device, per_node: int) -> float:
     """Return the bytes per second that a rank sends between nodes.
 
-    within: number of the group's ranks in one node. Each GPU has its own network port; a ring uses
-    one of them, and all rings of a node share them.
+    per_node: number of the group's ranks in one node. Each GPU has its own network port. A ring
+    uses one of them, and all rings of a node share them.
     """
-    return min(device.link.bandwidth, device.network.bandwidth * within)
+    return min(device.link.bandwidth, device.network.bandwidth * per_node)
 
 
 def bus_bandwidth(device: Device, nbytes: float, ranks: int, rounds: float) -> float:

@@ -178,11 +178,11 @@ class DataParallel:
 
         runs: seconds of the layer itself.
         """
-        beside = (
+        transfers = (
             *self.gather_before_layer(direction, micro_batch),
             *self.reduce_after_layer(direction, micro_batch),
         )
-        return self.overlap_seconds(total_seconds(beside), runs)
+        return self.overlap_seconds(total_seconds(transfers), runs)
 
     def overlap_seconds(self, transfer: float, work: float) -> float:
         """Return the seconds that a transfer adds to work that it overlaps.

@@ -108,8 +108,8 @@ def event_memory(step: StepTimeline) -> Iterator[EventMemory]:
     saved, lacking = 0.0, gradients.total
     runs = dict.fromkeys(per_region, 0)
     for event in step.events:
-        own = per_region[event.name] if event.runs else 0.0
-        current = EventMemory(event, saved, own, lacking, dict(runs))
+        run_bytes = per_region[event.name] if event.runs else 0.0
+        current = EventMemory(event, saved, run_bytes, lacking, dict(runs))
         yield current
         saved = current.after
         if event.runs:
