@@ -52,6 +52,17 @@ def test_an_answer_follows_the_prompt_that_generation_begins_with(
     assert rendered.answers.argmax() == len(prompt)
 
 
+def test_a_template_finds_what_transformers_gives_it(libraries: tuple[JsonTokenizer, Any]) -> None:
+    template = (
+        "{% if tools is not none or documents is not none %}tools{% endif %}"
+        "{{ strftime_now('%d %b %Y') + (messages[0].content | tojson) + eos_token }}"
+    )
+    chat = [{"role": "user", "content": "a < b & 'c' \u00e9"}]
+    ours, theirs = libraries
+    wanted = theirs.apply_chat_template(chat, chat_template=template, return_dict=True)
+    assert ChatTemplate(ours, template, "<s>").prompt(chat) == wanted["input_ids"]
+
+
 def test_an_answer_of_weight_0_is_not_learned(libraries: tuple[JsonTokenizer, Any]) -> None:
     first, *rest = (dict(message) for message in CHATS["two turns"])
     for template in (CHATML, without_blocks(CHATML)):
