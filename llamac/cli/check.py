@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load
+from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, describe_heads, load
 from llamac.cli.preflight.chosen_dtype import slow_on_this_cpu
 from llamac.cli.preflight.needed_files import missing_elsewhere
 from llamac.look.console import show
@@ -130,7 +130,8 @@ def _summary(spec: Spec, missing: list[str], slow: str) -> TextTable:
 
 def _shape(model: Model) -> str:
     return (
-        f"{model.n_layers} layers of {model.dim:,}, {heads(model)}, ffn {model.ffn_dim:,}, "
+        f"{model.n_layers} layers of {model.dim:,}, {describe_heads(model)}, "
+        f"ffn {model.ffn_dim:,}, "
         f"{model.norm_position}-{model.norm}, {model.activation}, {model.position}, "
         f"vocabulary {model.vocab_size:,}{_extras(model)}"
     )

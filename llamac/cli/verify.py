@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load, print_status
+from llamac.cli.common.options import (
+    JsonOption,
+    SetOption,
+    SpecArgument,
+    describe_heads,
+    load,
+    print_status,
+)
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -69,7 +76,7 @@ def verify(
                 show(f"    {name:<44}{error:>9.1e}")
     first = next((verdict for verdict in found if verdict.failed), None)
     if first is not None:
-        raise VerificationMissed(_complaint(first, loaded.name))
+        raise VerificationFailed(_complaint(first, loaded.name))
     count = f"{len(found)} stages agree with the reference"
     show("", Text(f"{loaded.name} is compiled correctly: {count}", "good"))
     if counts:
@@ -91,7 +98,7 @@ def _print_json(spec: Spec, stages: list[Verdict], layouts: list[LayoutCompariso
     found = {"name": spec.name, "verified": verified, "stages": rows, "layouts": more}
     print(json.dumps(found, indent=1))
     if not verified:
-        raise typer.Exit(VerificationMissed.exit_code)
+        raise typer.Exit(VerificationFailed.exit_code)
 
 
 def _figures(found: Verdict | LayoutComparison) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     if first is not None:
         key, error = first.worst
         what = first.problem or f"relative error {error:.1e} in {_kind(key)}"
-        raise VerificationMissed(f"{spec.name} on {first.layout} differs from one rank: {what}")
+        raise VerificationFailed(f"{spec.name} on {first.layout} differs from one rank: {what}")
     refused = sum(bool(found.refused) for found in rows)
     count = f"{len(rows) - refused}, {refused} refused" if refused else f"{len(rows)}"
     said = f"{spec.name} computes the same on every layout ({count})"
@@ -157,7 +164,7 @@ def _layout_row(found: LayoutComparison) -> str:
     return f"{loss:>9.1e}{evaluated:>10.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 
-class VerificationMissed(Exception):
+class VerificationFailed(Exception):
     """A stage or layout differs from the reference. The message says which, and by how much."""
 
     exit_code = 3
@@ -169,7 +176,7 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
 
     model, batch = twin.model, twin.batch
     yield (
-        f"{spec.name}, shrunk: {model.n_layers} layers of {model.dim}, {heads(model)}, "
+        f"{spec.name}, shrunk: {model.n_layers} layers of {model.dim}, {describe_heads(model)}, "
         f"ffn {model.ffn_dim}, vocabulary {model.vocab_size}; {batch.sequences} sequences of "
         f"{batch.sequence_length}, loss {twin.kernels.loss_chunk} tokens at a time"
     )

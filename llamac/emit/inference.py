@@ -21,7 +21,7 @@ def render_inference(program: Program, module: str = "model") -> str:
 
     module: name of the emitted module that defines the Model with the weights.
     """
-    regions, sizes = [program.regions[name] for name in ORDER], Sizes.of(program)
+    regions, sizes = [program.regions[name] for name in ORDER], Sizes.from_program(program)
     sources = {region.name: forward_source(region, sizes) for region in regions}
     text = "\n".join(sources.values())
     extra = [("kernels.documents", "document_starts")] if program.eos is not None else []

@@ -41,7 +41,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
     ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
-    sizes = Sizes.of(program)
+    sizes = Sizes.from_program(program)
     sources = [_region(region, sizes) for region in regions]
     values = {
         "name": program.name,

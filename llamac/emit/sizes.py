@@ -77,7 +77,7 @@ class Sizes:
     ranks: int = 1
 
     @classmethod
-    def of(cls, program: Program) -> Sizes:
+    def from_program(cls, program: Program) -> Sizes:
         """Return the constants of a Program; under tensor parallelism, those of one rank."""
         regions = [region.forward.graph for region in program.regions.values()]
         attention = next(node for g in regions for node in ops_in(g) if "scale" in node.kwargs)

@@ -19,8 +19,8 @@ def program_dot(program: Program, stage: str, region_name: str | None = None) ->
     stage: name of the last pass, for the title.
     region_name: region to draw; None draws all.
     """
-    lines = [f"digraph {quoted(program.name)} {{"]
-    lines.append(f"  label={quoted(f'{program.name} after {stage}')}; labelloc=t;")
+    lines = [f"digraph {quote(program.name)} {{"]
+    lines.append(f"  label={quote(f'{program.name} after {stage}')}; labelloc=t;")
     lines.append('  node [shape=box, style=filled, fillcolor=white, fontname="monospace"];')
     lines.append('  edge [fontname="monospace", fontsize=10];')
     for region in program.regions.values():
@@ -29,7 +29,7 @@ def program_dot(program: Program, stage: str, region_name: str | None = None) ->
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Quote and escape a string for Graphviz; a newline starts a new line of the label."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
@@ -51,15 +51,15 @@ def _region(region: Region) -> Iterator[str]:
 
 
 def _cluster(region: Region, direction: str, graph: fx.Graph) -> Iterator[str]:
-    yield f"subgraph {quoted(f'cluster_{region.name}.{direction}')} {{"
-    yield f"  label={quoted(f'{region.name}.{direction}')};"
+    yield f"subgraph {quote(f'cluster_{region.name}.{direction}')} {{"
+    yield f"  label={quote(f'{region.name}.{direction}')};"
     recomputed = recomputed_ops(graph) if direction == "backward" else frozenset()
     for node in placeholders(graph, "cotangent", "input", "saved"):
         label = f"{node.meta['role']}\n{node.name}: {type_of(node)}"
-        yield f"  {_id(region, direction, node)} [label={quoted(label)}, shape=ellipse];"
+        yield f"  {_id(region, direction, node)} [label={quote(label)}, shape=ellipse];"
     for node in ops_in(graph):
         looks = ', style="filled,dashed", fillcolor="#ccfbf1"' if node in recomputed else ""
-        yield f"  {_id(region, direction, node)} [label={quoted(_label(node))}{looks}];"
+        yield f"  {_id(region, direction, node)} [label={quote(_label(node))}{looks}];"
         for operand in operands_of(node):
             if operand.meta.get("role") not in ("param", "constant"):
                 source, _ = producer(operand)
@@ -81,8 +81,8 @@ def _label(node: fx.Node) -> str:
 
 
 def _edge(source: str, target: str, label: str, looks: str = "") -> str:
-    return f"{source} -> {target} [label={quoted(label)}{', ' if looks else ''}{looks}];"
+    return f"{source} -> {target} [label={quote(label)}{', ' if looks else ''}{looks}];"
 
 
 def _id(region: Region, direction: str, node: fx.Node) -> str:
-    return quoted(f"{region.name}.{direction}.{node.name}")
+    return quote(f"{region.name}.{direction}.{node.name}")

@@ -50,14 +50,14 @@ class RegionMemory:
 
     count: runs per forward pass of the model.
     saved: bytes saved for the backward pass by one run.
-    everything: bytes that one run would save if nothing were recomputed.
+    without_recomputation: bytes that one run would save if nothing were recomputed.
     """
 
     name: str
     count: int
     values: tuple[ValueMemory, ...]
     saved: int
-    everything: int
+    without_recomputation: int
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class ProgramMemory:
         return sum(region.saved * region.count for region in self.regions)
 
     @property
-    def everything(self) -> int:
+    def without_recomputation(self) -> int:
         """Bytes that one forward pass would save if nothing were recomputed."""
-        return sum(region.everything * region.count for region in self.regions)
+        return sum(region.without_recomputation * region.count for region in self.regions)
 
     def sbh(self, nbytes: float) -> float:
         """Convert bytes to multiples of `unit`."""
@@ -113,17 +113,17 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
-    kept = {base_of(forward[name]).name for name in region.saved}
+    saved_names = {base_of(forward[name]).name for name in region.saved}
     recomputed = _recomputed(region.backward.graph)
     values = tuple(
-        _value(value, symbols, kept, recomputed, forward) for value in forward_values(region)
+        _value(value, symbols, saved_names, recomputed, forward) for value in forward_values(region)
     )
     return RegionMemory(
         region.name,
         count,
         values,
         saved=sum(value.saved_bytes for value in values),
-        everything=_everything(region.backward.graph, forward, symbols),
+        without_recomputation=_everything(region.backward.graph, forward, symbols),
     )
 
 
@@ -154,7 +154,7 @@ def readable_bytes(nbytes: float) -> str:
 def _value(
     value: fx.Node,
     symbols: Mapping[str, int],
-    kept: set[str],
+    saved_names: set[str],
     recomputed: set[str],
     forward: Mapping[str, fx.Node],
 ) -> ValueMemory:
@@ -163,7 +163,7 @@ def _value(
     status: Status = "not needed"
     if base is not value:
         status = "view"
-    elif value.name in kept:
+    elif value.name in saved_names:
         status = "saved"
     elif value.name in recomputed:
         status = "recomputed"

@@ -55,8 +55,8 @@ def memory_json(program: Program, stage: str, region_name: str | None = None) ->
                 "count": region.count,
                 "saved_bytes": region.saved,
                 "saved_sbh": memory.sbh(region.saved),
-                "everything_bytes": region.everything,
-                "everything_sbh": memory.sbh(region.everything),
+                "everything_bytes": region.without_recomputation,
+                "everything_sbh": memory.sbh(region.without_recomputation),
                 "values": [_value_json(value) for value in region.values],
             }
             for region in memory.regions
@@ -65,8 +65,8 @@ def memory_json(program: Program, stage: str, region_name: str | None = None) ->
         "total": {
             "saved_bytes": memory.saved,
             "saved_sbh": memory.sbh(memory.saved),
-            "everything_bytes": memory.everything,
-            "everything_sbh": memory.sbh(memory.everything),
+            "everything_bytes": memory.without_recomputation,
+            "everything_sbh": memory.sbh(memory.without_recomputation),
             "parameters": memory.parameters,
             "parameter_bytes": memory.parameter_bytes,
         },
@@ -110,7 +110,7 @@ def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str | TextT
     head = ("value", "type", "bytes" + each, "sbh", "saved so far", "")
     yield TextTable(times(region), head, rows, "<<>>><")
     yield f"  saved{each}: {_both(region.saved, memory)}"
-    yield f"  without recomputation: {_both(region.everything, memory)}"
+    yield f"  without recomputation: {_both(region.without_recomputation, memory)}"
 
 
 def _total(program: Program, memory: ProgramMemory) -> Iterator[str | TextTable]:
@@ -118,15 +118,15 @@ def _total(program: Program, memory: ProgramMemory) -> Iterator[str | TextTable]
         (
             times(region),
             *_sizes(region.saved, region, memory),
-            *_sizes(region.everything, region, memory),
+            *_sizes(region.without_recomputation, region, memory),
         )
         for region in memory.regions
     ]
     whole = (
         readable_bytes(memory.saved),
         f"{memory.sbh(memory.saved):.1f}",
-        readable_bytes(memory.everything),
-        f"{memory.sbh(memory.everything):.1f}",
+        readable_bytes(memory.without_recomputation),
+        f"{memory.sbh(memory.without_recomputation):.1f}",
     )
     head = ("region", "saved", "sbh", "without recomputation", "sbh")
     yield TextTable("the model", head, [*rows, ("total", *whole)], "<>>>>", total=True)

@@ -62,7 +62,7 @@ def loss_and_local_gradients(
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
     labels: Tensor,
-    at: Coordinates = SINGLE_RANK,
+    coordinates: Coordinates = SINGLE_RANK,
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
     """Return one rank's loss, and its local gradients by (parameter, layer number or None).
 
@@ -74,9 +74,9 @@ def loss_and_local_gradients(
         buffers: The rank's constant tables by name.
         tokens: The rank's token ids, int64 [B, S].
         labels: The rank's labels, int64 [B, S].
-        at: The rank's coordinates in the mesh.
+        coordinates: The rank's coordinates in the mesh.
     """
-    run = _Run(program, weights, _constants(program, buffers, tokens), at)
+    run = _Run(program, weights, _constants(program, buffers, tokens), coordinates)
     x, tape = tokens.clamp(min=0), []  # padding gets any valid id
     for name, layer in _sequence(program):
         region = program.regions[name]
@@ -96,10 +96,10 @@ def logits(
     weights: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
-    at: Coordinates = SINGLE_RANK,
+    coordinates: Coordinates = SINGLE_RANK,
 ) -> Tensor:
     """Return the logits [B, S, V] of tokens, int64 [B, S]. Arguments: see `evaluate`."""
-    run = _Run(program, weights, _constants(program, buffers, tokens), at)
+    run = _Run(program, weights, _constants(program, buffers, tokens), coordinates)
     return _forward(run, tokens, "logits", {})
 
 
@@ -109,14 +109,14 @@ def evaluate(
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
     labels: Tensor,
-    at: Coordinates = SINGLE_RANK,
+    coordinates: Coordinates = SINGLE_RANK,
 ) -> Tensor:
     """Return one rank's loss, computed by the forward graphs alone.
 
     The Program may be of any stage. Arguments are those of `loss_and_local_gradients`.
     """
     head = "evaluate" if "evaluate" in program.regions else "head"
-    run = _Run(program, weights, _constants(program, buffers, tokens), at)
+    run = _Run(program, weights, _constants(program, buffers, tokens), coordinates)
     return _forward(run, tokens, head, {"labels": labels})
 
 
@@ -150,16 +150,17 @@ class _Run:
         program: Program,
         weights: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
-        at: Coordinates,
+        coordinates: Coordinates,
     ) -> None:
-        self.program, self.weights, self.buffers, self.at = program, weights, buffers, at
+        self.program, self.weights, self.buffers = program, weights, buffers
+        self.coordinates = coordinates
         self.gradients: dict[tuple[str, int | None], Tensor] = {}
 
     def _parameters(self, graph: fx.Graph, layer: int | None) -> dict[str, Tensor]:
         table, mesh = self.program.parameters, self.program.mesh
         return {
             node.name: local_parameter(
-                table[node.meta["param"]], self.weights, layer, mesh, self.at
+                table[node.meta["param"]], self.weights, layer, mesh, self.coordinates
             )
             for node in placeholders(graph, "param")
         }

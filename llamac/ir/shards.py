@@ -30,7 +30,7 @@ def local_parameter(
     weights: Mapping[str, Tensor],
     layer: int | None,
     mesh: Mapping[str, int],
-    at: Coordinates,
+    coordinates: Coordinates,
 ) -> Tensor:
     """Return a rank's shard of a parameter, its pieces stacked along dim 0.
 
@@ -41,11 +41,11 @@ def local_parameter(
         weights: Full weights by canonical name.
         layer: Layer number, which replaces `*` in names; None for parameters outside layers.
         mesh: Number of ranks on each axis.
-        at: The rank's coordinates in the mesh.
+        coordinates: The rank's coordinates in the mesh.
     """
     parts = [weights[piece.name.replace("*", str(layer))] for piece in parameter.pieces]
     for axis, placement in parameter.type.layout:
-        size, rank = mesh[axis], at[axis]
+        size, rank = mesh[axis], coordinates[axis]
         if placement == "S(0)":
             parts = [
                 _padded(part[_rows(piece, size, rank)], piece.rank_rows(size))
@@ -82,7 +82,9 @@ def canonical_gradients(
     found: dict[str, Tensor] = {}
     for name, layer in rank_gradients[0][1]:
         parameter = program.parameters[name]
-        by_rank = [(at, gradients[name, layer]) for at, gradients in rank_gradients]
+        by_rank = [
+            (coordinates, gradients[name, layer]) for coordinates, gradients in rank_gradients
+        ]
         for piece, gradient in _full_gradients(parameter, by_rank, program):
             found[piece.name.replace("*", str(layer))] = gradient
     return found
@@ -99,19 +101,19 @@ def _full_gradients(
     for piece in parameter.pieces:
         rows = piece.rank_rows(size)
         total: Tensor | None = None
-        for at, gradient in by_rank:
-            if any(at[axis] for axis in mesh if axis not in reduced and axis not in split):
+        for coordinates, gradient in by_rank:
+            if any(coordinates[axis] for axis in mesh if axis not in reduced and axis not in split):
                 continue  # a copy of another rank's part
             part = gradient[start : start + rows]
             place = [slice(None)] * part.ndim
             shape = [piece.rows, *part.shape[1:]]
             for axis, placement in split.items():
                 if placement == "S(0)":
-                    place[0] = _rows(piece, size, at[axis])
+                    place[0] = _rows(piece, size, coordinates[axis])
                     part = part[: place[0].stop - place[0].start]
                 else:
                     dim, width = int(placement[2:-1]), part.shape[int(placement[2:-1])]
-                    place[dim] = slice(at[axis] * width, (at[axis] + 1) * width)
+                    place[dim] = slice(coordinates[axis] * width, (coordinates[axis] + 1) * width)
                     shape[dim] = width * mesh[axis]
             if total is None:
                 total = part.new_zeros(shape)

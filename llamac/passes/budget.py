@@ -85,11 +85,11 @@ class Budget:
         plan = fastest_plan(candidate_costs(program, sets, self.limit), self.limit)
         program = replace(program, stages=plan.stages)
         early, late = sets[plan.early], sets[plan.late]
-        lean = plan.early_layers
+        uses_first = plan.early_layers
         if early.nbytes > late.nbytes:
-            early, late, lean = late, early, tuple(not one for one in lean)
+            early, late, uses_first = late, early, tuple(not one for one in uses_first)
         notes = _notes(program, plan, sets, region_seconds(block, timing), self.limit)
-        return with_variants(program, [early.names, late.names], lean).with_notes(*notes)
+        return with_variants(program, [early.names, late.names], uses_first).with_notes(*notes)
 
 
 @dataclass(frozen=True)
@@ -106,31 +106,31 @@ class FixedSavedSets:
 
     def apply(self, program: Program) -> Program:
         count = len(program.layers)
-        lean = count // 2 if len(self.saved) > 1 else 0
+        first = count // 2 if len(self.saved) > 1 else 0
         saved = [frozenset(self.saved[0]), frozenset(self.saved[-1])]
-        return with_variants(program, saved, (True,) * lean + (False,) * (count - lean))
+        return with_variants(program, saved, (True,) * first + (False,) * (count - first))
 
 
 def with_variants(
-    program: Program, saved: Sequence[frozenset[str]], lean: Sequence[bool]
+    program: Program, saved: Sequence[frozenset[str]], uses_first: Sequence[bool]
 ) -> Program:
-    """Return the program with saved set saved[0] in the layers where `lean` is true, else saved[1].
+    """Return the program with saved sets applied to its layers.
 
-    All other regions save every value that their backward pass reads: each runs once per
-    micro-batch.
+    A layer uses saved[0] where `uses_first` is true, else saved[1]. Other regions save
+    every value that their backward pass reads, since each runs once per micro-batch.
     """
     name = program.layers[0]
     block = program.regions[name]
     for region in program.regions.values():
         if region.backward is not None and region is not block:
             program = program.with_region(checkpoint(region, policy_predicate("none")))
-    both = any(lean) and not all(lean)
+    both = any(uses_first) and not all(uses_first)
     names = {True: f"{name}{LEAN}" if both else name, False: name}
-    variants = {names[one]: _variant(block, names[one], saved[not one]) for one in set(lean)}
+    variants = {names[one]: _variant(block, names[one], saved[not one]) for one in set(uses_first)}
     regions: dict[str, Region] = {}
     for key, region in program.regions.items():
         regions |= dict(sorted(variants.items(), reverse=True)) if key == name else {key: region}
-    return replace(program, regions=regions, layers=tuple(names[one] for one in lean))
+    return replace(program, regions=regions, layers=tuple(names[one] for one in uses_first))
 
 
 def _variant(block: Region, name: str, saved: frozenset[str]) -> Region:
@@ -275,22 +275,22 @@ def fastest_plan(costs: CandidateCosts, limit: Limit) -> Plan:
     return min(plans, key=lambda p: (p.seconds, p.recompute_seconds, p.early != p.late, p.nbytes))
 
 
-def _plans(costs: CandidateCosts, most: float) -> Iterator[Plan | None]:
-    """Yield for each pair of sets the fastest plan within `most` bytes per rank, or None."""
+def _plans(costs: CandidateCosts, max_bytes: float) -> Iterator[Plan | None]:
+    """Yield for each pair of sets the fastest plan within `max_bytes` per rank, or None."""
     for early in range(len(costs.sets)):
         for late in range(len(costs.sets)):
-            yield _plan(costs, early, late, most)
+            yield _plan(costs, early, late, max_bytes)
 
 
-def _plan(costs: CandidateCosts, early: int, late: int, most: float) -> Plan | None:
+def _plan(costs: CandidateCosts, early: int, late: int, max_bytes: float) -> Plan | None:
     one, other = costs.sets[early].seconds, costs.sets[late].seconds
     first, nbytes, recompute_seconds, slowest = [], 0.0, 0.0, 0.0
     for rank, count in enumerate(costs.layers):
         sizes = partial(costs.nbytes, rank, early, late)
         if early == late:
-            number = 0 if sizes(0) <= most else None
+            number = 0 if sizes(0) <= max_bytes else None
         else:
-            number = _first_within(sizes, count, most, fewest=one >= other)
+            number = _first_within(sizes, count, max_bytes, fewest=one >= other)
         if number is None:
             return None
         size = sizes(number)
@@ -311,21 +311,21 @@ but one layer it is a maximum of linear functions (`peak_activation_bytes`), hen
 ends, where all layers of a rank save the same set, are separate cases."""
 
 
-def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | None:
-    """Return a number of layers from 0 to `count` whose size is at most `most`, or None.
+def _first_within(sizes: Sizes, count: int, max_bytes: float, fewest: bool) -> int | None:
+    """Return a number of layers from 0 to `count` whose size is at most `max_bytes`.
 
     fewest: return the smallest such number, else the largest.
     """
     ends = (0, count) if fewest else (count, 0)
-    if sizes(ends[0]) <= most:
+    if sizes(ends[0]) <= max_bytes:
         return ends[0]
     lowest = _lowest(sizes, count)
-    if lowest is not None and sizes(lowest) <= most:
+    if lowest is not None and sizes(lowest) <= max_bytes:
         if fewest:
-            return 1 + bisect_left(range(1, lowest + 1), True, key=lambda n: sizes(n) <= most)
-        beyond = bisect_left(range(lowest, count), True, key=lambda n: sizes(n) > most)
+            return 1 + bisect_left(range(1, lowest + 1), True, key=lambda n: sizes(n) <= max_bytes)
+        beyond = bisect_left(range(lowest, count), True, key=lambda n: sizes(n) > max_bytes)
         return lowest + beyond - 1
-    return ends[1] if sizes(ends[1]) <= most else None
+    return ends[1] if sizes(ends[1]) <= max_bytes else None
 
 
 def _lowest(sizes: Sizes, count: int) -> int | None:
@@ -352,7 +352,7 @@ def _spread(costs: CandidateCosts, first: Sequence[int]) -> tuple[bool, ...]:
 def _impossible(costs: CandidateCosts, limit: Limit) -> str:
     least = min(
         max(
-            _least(partial(costs.nbytes, rank, early, late), count)
+            _min_size(partial(costs.nbytes, rank, early, late), count)
             for rank, count in enumerate(costs.layers)
         )
         for early in range(len(costs.sets))
@@ -367,7 +367,7 @@ def _impossible(costs: CandidateCosts, limit: Limit) -> str:
     )
 
 
-def _least(sizes: Sizes, count: int) -> float:
+def _min_size(sizes: Sizes, count: int) -> float:
     between = _lowest(sizes, count)
     return min(sizes(n) for n in (0, count, between) if n is not None)
 

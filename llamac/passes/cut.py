@@ -69,14 +69,14 @@ def balance_stages(
         for stage in range(1, stages + 1):
             row: dict[int, tuple[float, float, int]] = {}
             for end in range(stage, count - (stages - stage) + 1):
-                found = [
+                options = [
                     (max(slowest, own), squares + own * own, begin)
                     for begin, (slowest, squares, _) in rows[-1].items()
                     if begin < end and (own := ends[end] - ends[begin]) <= worst
                 ]
-                if found:
+                if options:
                     key = None if worst == float("inf") else _squares
-                    row[end] = min(found, key=key)
+                    row[end] = min(options, key=key)
             rows.append(row)
         return rows
 
@@ -109,5 +109,5 @@ def balance_equal_layers(
     return tuple(counts)
 
 
-def _squares(found: tuple[float, float, int]) -> float:
-    return found[1]
+def _squares(cut: tuple[float, float, int]) -> float:
+    return cut[1]

@@ -183,7 +183,7 @@ class _Scheduler:
         if self.limit is None:
             return self.pending[0]
         ready = sorted(filter(self._is_ready, self.pending), key=self._preference)
-        fitting = (node for node in ready if self.live.during(node) <= self.limit)
+        fitting = (node for node in ready if self.live.bytes_during(node) <= self.limit)
         return next(fitting, self.pending[0])
 
     def _is_ready(self, node: fx.Node) -> bool:

@@ -27,7 +27,7 @@ def load_spec(
     try:
         document = read(file)
         apply_overrides(document, overrides)
-        return Spec.of(document, extra_rules)
+        return Spec.from_document(document, extra_rules)
     except RecursionError:
         message = "nested too deeply to be a spec"
         raise SpecError([Diagnostic(Location(file), message)]) from None

@@ -69,7 +69,7 @@ class Spec(Section):
     _document: TomlDocument | None = PrivateAttr(None)
 
     @classmethod
-    def of(cls, document: TomlDocument, extra_rules: ExtraRules | None = None) -> Spec:
+    def from_document(cls, document: TomlDocument, extra_rules: ExtraRules | None = None) -> Spec:
         """Validate the spec in a TOML document. Raises SpecError. extra_rules: see `load_spec`."""
         spec = validate_document(cls, document, extra_rules)
         spec._document = document
@@ -147,7 +147,7 @@ class Spec(Section):
             else:
                 here = Location(REPLACED, 1, 1, len(key), f"{key} = {value!r}")
                 document.put(path, toml_value(value), Place(here, here))
-        return Spec.of(document)
+        return Spec.from_document(document)
 
     def rules(self) -> Iterator[Problem]:
         yield from broken_rules(dict(self))

@@ -244,7 +244,7 @@ def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> Non
 def test_every_node_has_its_lines_and_every_line_names_its_node(spec: str) -> None:
     program = compile_spec(load_spec(spec))
     source = render_model(program)
-    found, text = node_lines(program, source, Sizes.of(program)), source.splitlines()
+    found, text = node_lines(program, source, Sizes.from_program(program)), source.splitlines()
     names = dict.fromkeys(("embed", *program.layers, "head", "evaluate", "logits"))
     for region in (program.regions[name] for name in names if name in program.regions):
         for module in filter(None, (region.forward, region.backward)):

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from llamac.inspect.diff import diff_json, diff_text, graph_changes
-from llamac.inspect.graphviz import program_dot, quoted
+from llamac.inspect.graphviz import program_dot, quote
 from llamac.inspect.memory import readable_bytes, stream_bytes
 from llamac.inspect.program_json import dump, program_json
 from llamac.inspect.source import stage_source
@@ -93,7 +93,7 @@ def test_dot_is_balanced_and_joins_the_graphs_by_what_is_saved() -> None:
 
 
 def test_dot_strings_are_escaped() -> None:
-    assert quoted('a "b" \\ c\nd') == '"a \\"b\\" \\\\ c\\nd"'
+    assert quote('a "b" \\ c\nd') == '"a \\"b\\" \\\\ c\\nd"'
 
 
 def test_diff_says_what_fuse_did() -> None:

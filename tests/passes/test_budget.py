@@ -28,7 +28,7 @@ from llamac.passes.budget import (
     Limit,
     Plan,
     _first_within,
-    _least,
+    _min_size,
     candidate_costs,
     fastest_plan,
 )
@@ -201,7 +201,7 @@ def test_a_number_of_layers_is_found_as_if_all_were_tried(data: st.DataObject) -
     fitting = [number for number, size in enumerate(sizes) if size <= most]
     wanted = (fitting[0] if fewest else fitting[-1]) if fitting else None
     assert _first_within(sizes.__getitem__, count, most, fewest) == wanted
-    assert _least(sizes.__getitem__, count) == min(sizes)
+    assert _min_size(sizes.__getitem__, count) == min(sizes)
 
 
 @pytest.mark.parametrize("count", [1_000, 10_000])

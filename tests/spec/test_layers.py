@@ -115,7 +115,7 @@ def test_set_takes_toml_and_falls_back_to_text(
         ("model.dim.x=3", "`model.dim` is 64 and has no keys"),
         (
             "data.source.2.share=1",
-            '`data.source` is an array, and the string "2" is not one of its indices',
+            '`data.source` is an array without the index the string "2"',
         ),
         ("data.source.first.share=1", "it has entries 0 to 1"),
         ("extends=tiny", "`extends` can only be given in the file"),

@@ -31,7 +31,7 @@ def print_status(text: str) -> None:
     print(quiet(text, sys.stderr), file=sys.stderr, flush=True)
 
 
-def heads(model: Model) -> str:
+def describe_heads(model: Model) -> str:
     """Describe a model's heads: `8 heads of 32`, and the key-value heads if they are fewer."""
     text = f"{model.n_heads} heads of {model.head_dim}"
     if model.n_kv_heads != model.n_heads:

@@ -53,7 +53,7 @@ def schedule_svg(
     y += 14 + BORDER
     return "\n".join(
         [
-            *style.opening(width, y, title),
+            *style.open_image(width, y, title),
             "<style>.mid { text-anchor: middle; } .tick { font-size: 10px; }</style>",
             style.text(BORDER, BORDER + 20, title, "h1"),
             style.text(BORDER, BORDER + 40, rates_text(rates), "muted"),
@@ -150,12 +150,12 @@ def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]
         yield style.rail(x, y - 6, x, y - 2)
 
 
-def _round_step(least: float) -> float:
+def _round_step(min_step: float) -> float:
     """Return a tick distance in seconds: 1, 2 or 5 times a power of ten."""
     power = 1e-12
     while True:
         for factor in (1, 2, 5):
-            if factor * power >= least:
+            if factor * power >= min_step:
                 return factor * power
         power *= 10
 

@@ -52,7 +52,7 @@ HATCH = (
 """Fill pattern of recomputed values, referred to as `url(#again)`."""
 
 
-def opening(width: float, height: float, title: str) -> Iterator[str]:
+def open_image(width: float, height: float, title: str) -> Iterator[str]:
     """Yield the opening of a standalone SVG image: title, style sheet and background."""
     w, h = _n(width), _n(height)
     yield (
@@ -80,7 +80,7 @@ def opening(width: float, height: float, title: str) -> Iterator[str]:
     yield f'<rect width="{w}" height="{h}" rx="10" fill="{PAPER}"/>'
 
 
-def embedded(width: float, height: float, title: str) -> str:
+def open_embedded(width: float, height: float, title: str) -> str:
     """Return the opening tag of an SVG element in a page, whose CSS classes set the colours."""
     w, h = _n(width), _n(height)
     return (
@@ -195,11 +195,11 @@ def _rect(
     radius: float,
     fill: str,
     stroke: str,
-    more: str,
+    extra_attributes: str,
 ) -> str:
     return (
         f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" '
-        f'rx="{_n(radius)}" fill="{fill}" stroke="{stroke}"{more}/>'
+        f'rx="{_n(radius)}" fill="{fill}" stroke="{stroke}"{extra_attributes}/>'
     )
 
 

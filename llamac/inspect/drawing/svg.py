@@ -46,7 +46,7 @@ def program_svg(program: Program, stage: str, region_name: str | None = None) ->
     widths = columns_of(sheets)
     routing = [reduce_crossings(route(sheet, list(widths))) for sheet in sheets]
     title, summary = f"{program.name} after {stage}", _summary(program)
-    frame = _frame(widths, routing, least=max(12.5 * len(title), 7.0 * len(summary)))
+    frame = _frame(widths, routing, min_width=max(12.5 * len(title), 7.0 * len(summary)))
     body: list[str] = []
     y = BORDER + 58.0
     for region, sheet, one in zip(regions, sheets, routing, strict=True):
@@ -56,7 +56,7 @@ def program_svg(program: Program, stage: str, region_name: str | None = None) ->
     y += style.legend_height(frame.width - 2 * BORDER) + BORDER
     return "\n".join(
         [
-            *style.opening(frame.width, y, title),
+            *style.open_image(frame.width, y, title),
             style.text(BORDER, BORDER + 20, title, "h1"),
             style.text(BORDER, BORDER + 40, summary, "muted"),
             *body,
@@ -87,11 +87,11 @@ def region_svg(program: Program, region: Region, part: str = "all") -> str:
     sheet = Sheet(whole.region, boxes, edges)
     widths = columns_of([sheet])
     routing = reduce_crossings(route(sheet, list(widths)))
-    frame = _frame(widths, [routing], least=0.0)
+    frame = _frame(widths, [routing], min_width=0.0)
     top = BORDER + 14.0
     return "".join(
         [
-            style.embedded(frame.width, top + routing.placement.height + BORDER, region.name),
+            style.open_embedded(frame.width, top + routing.placement.height + BORDER, region.name),
             *_sheet(sheet, routing, frame, top),
             "</svg>",
         ]
@@ -115,7 +115,7 @@ class _Frame:
         return {"left": left, "right": right, "middle": (left + right) / 2}[stop.at]
 
 
-def _frame(widths: dict[Column, float], routing: Sequence[Routing], least: float) -> _Frame:
+def _frame(widths: dict[Column, float], routing: Sequence[Routing], min_width: float) -> _Frame:
     counts = [max(counts) for counts in zip(*(one.lanes for one in routing), strict=True)]
     lefts, rights, lanes = [], [], []
     x = BORDER
@@ -130,7 +130,7 @@ def _frame(widths: dict[Column, float], routing: Sequence[Routing], least: float
             lefts.append(x)
             x += width
             rights.append(x)
-    width = max(x, BORDER + least) + BORDER
+    width = max(x, BORDER + min_width) + BORDER
     return _Frame(tuple(widths), tuple(lefts), tuple(rights), tuple(lanes), width)
 
 
@@ -193,9 +193,9 @@ def _about(program: Program, region: Region) -> str:
     (one,) = (m for m in memory.regions if m.name == region.name)
     each = " a layer" if one.count > 1 else ""
     text = f"saves {readable_bytes(one.saved)}{each} = {memory.sbh(one.saved):.2f} sbh"
-    if one.everything != one.saved:
-        text += f"; without recomputation, {readable_bytes(one.everything)}"
-        text += f" = {memory.sbh(one.everything):.2f} sbh"
+    if one.without_recomputation != one.saved:
+        text += f"; without recomputation, {readable_bytes(one.without_recomputation)}"
+        text += f" = {memory.sbh(one.without_recomputation):.2f} sbh"
     return text
 
 

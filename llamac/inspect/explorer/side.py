@@ -78,7 +78,7 @@ def _about(side: CompiledSpec) -> dict[str, Any]:
         "policy": side.spec.recompute.policy,
         "sbh": stream_bytes(program),
         "kept": {
-            region.name: {"saved": region.saved, "everything": region.everything}
+            region.name: {"saved": region.saved, "everything": region.without_recomputation}
             for region in memory.regions
         },
     }

@@ -57,7 +57,7 @@ def emitted_data(
     """
     if stage == NAMES[-1]:
         fsdp = spec.parallel.fsdp
-        name, source, sizes = "model.py", render_model(program, fsdp), Sizes.of(program)
+        name, source, sizes = "model.py", render_model(program, fsdp), Sizes.from_program(program)
     else:
         name, source, sizes = f"after {stage}", stage_source(program, stage), PLAIN
     linked = node_lines(program, source, sizes)

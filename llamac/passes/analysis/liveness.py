@@ -44,13 +44,13 @@ class LiveMemory:
         arguments = placeholders(graph, "input", "saved", "cotangent")
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
-    def during(self, node: fx.Node) -> int:
+    def bytes_during(self, node: fx.Node) -> int:
         """Return the live bytes while an op runs, with its operands and results."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
         """Run an op: allocate its results, then free values that no remaining op reads."""
-        self.nbytes = self.during(node)
+        self.nbytes = self.bytes_during(node)
         for base, readers in self._read(node):
             readers.discard(node)
             if not readers and base not in self.live_to_end:
@@ -79,7 +79,7 @@ def peak_bytes(
     live = LiveMemory(graph, live_out, symbols)
     peak = live.nbytes
     for node in ops_in(graph) if order is None else order:
-        peak = max(peak, live.during(node))
+        peak = max(peak, live.bytes_during(node))
         live.run(node)
     return peak
 
@@ -95,7 +95,7 @@ def live_values(
     values = placeholders(graph, "input", "saved", "cotangent")
     for node in ops_in(graph):
         values += [value for value in values_of(node) if base_of(value) is value]
-        yield node, live.during(node), list(values)
+        yield node, live.bytes_during(node), list(values)
         live.run(node)
         values = [value for value in values if value in live.live_to_end or live.readers.get(value)]
 

@@ -279,7 +279,7 @@ def step_gradients(
 
 
 def peak_activation_bytes(
-    found: Activations,
+    memory: Activations,
     runs: Iterable[tuple[str, int]],
     in_flight: float,
     last: bool,
@@ -291,18 +291,18 @@ def peak_activation_bytes(
     activations, and those after it have freed theirs.
 
     Args:
-        found: Activation bytes of one micro-batch.
+        memory: Activation bytes of one micro-batch.
         runs: (region, number of consecutive layers) for each run of equal layers, in order.
         in_flight: Micro-batches in flight, see `micro_batches_in_flight`.
         last: Whether the rank computes the loss.
         gradients: Gradients allocated during the step; None means none.
     """
     runs, gradients = list(runs), gradients or StepGradients()
-    alive = in_flight * sum(found.saved[name] * count for name, count in runs)
+    alive = in_flight * sum(memory.saved[name] * count for name, count in runs)
     layers = sum(count for _, count in runs)
-    most = max(0.0, alive + found.head_peak - gradients.total) if last else 0.0
+    most = max(0.0, alive + memory.head_peak - gradients.total) if last else 0.0
     for name, count in reversed(runs):
-        own, needed = found.saved[name], found.peak[name] - found.saved[name]
+        own, needed = memory.saved[name], memory.peak[name] - memory.saved[name]
         for below in {
             0,
             count - 1,

@@ -55,7 +55,7 @@ def candidate_sets(region: Region, timing: TimingModel) -> list[SavedSet]:
     best: list[SavedSet] = []
     # No set has a lower transient than the one that saves everything, since others add their
     # recomputed values: a lower bound for incomplete sets.
-    floor = simulation.cost_of(simulation.everything()).transient
+    floor = simulation.cost_of(simulation.save_all()).transient
 
     def is_dominated(choice: _Choice) -> bool:
         nbytes, seconds = choice.nbytes, choice.seconds
@@ -132,12 +132,12 @@ class _CostSimulation:
             base = base_of(self.known[base.name])
         return None if base.meta.get("role") in ("param", "constant", "cotangent") else base
 
-    def requested(self) -> frozenset[fx.Node]:
+    def requested_values(self) -> frozenset[fx.Node]:
         return frozenset(v for reads, _ in self.backward for v in reads if v in self.order)
 
-    def everything(self) -> _Choice:
+    def save_all(self) -> _Choice:
         """Return the choice that recomputes nothing."""
-        requested = self.requested()
+        requested = self.requested_values()
         inputs = frozenset(value for value in requested if value.op == "placeholder")
         nbytes = sum(self.size[value] for value in requested)
         return _Choice(frozenset(), requested - inputs, inputs=inputs, nbytes=nbytes)
@@ -148,7 +148,7 @@ class _CostSimulation:
         Each choice provides all values that the backward pass reads. Values are decided last to
         first, since recomputing one needs its operands, which come before it.
         """
-        left = [_Choice(self.requested())]
+        left = [_Choice(self.requested_values())]
         while left:
             choice = left.pop()
             if is_dominated(choice):

@@ -134,5 +134,5 @@ def _head_moments(
         live = LiveMemory(module.graph, saved, symbols)
         for node in ops_in(module.graph):
             logit_bytes = logits if op_of(node).is_loss else 0.0
-            yield live.during(node) + logit_bytes, logit_bytes
+            yield live.bytes_during(node) + logit_bytes, logit_bytes
             live.run(node)

@@ -73,15 +73,15 @@ def objections(
         yield f"on CUDA {wide}"
 
 
-def expected_device(device: str, asked: str) -> str:
+def expected_device(device: str, requested: str) -> str:
     """Return the device for which kernels are chosen.
 
     With device = auto, requesting cudnn or xformers implies CUDA; on another device the trainer
     uses sdpa instead.
 
-    device: `hardware.kernels_for`. asked: `kernels.attention`.
+    device: `hardware.kernels_for`. requested: `kernels.attention`.
     """
-    return "cuda" if asked in ("cudnn", "xformers") and device == "auto" else device
+    return "cuda" if requested in ("cudnn", "xformers") and device == "auto" else device
 
 
 def context_chunks(parallel: Parallel) -> int:
@@ -99,8 +99,8 @@ def kernel_can_run(
     data: Data,
 ) -> Iterator[Problem]:
     """Require that the requested attention kernel supports the model, dtype and device."""
-    asked = kernels.attention
-    if asked == "auto":
+    requested = kernels.attention
+    if requested == "auto":
         return
     positions = batch.sequence_length // context_chunks(parallel)
 
@@ -111,7 +111,7 @@ def kernel_can_run(
         masks = (data.document_mask, windowed)
         return list(objections(kernel, *given, *masks, kernels.deterministic))
 
-    if against := reasons(asked):
-        message = f'attention = "{asked}" cannot be used: {"; ".join(against)}'
+    if against := reasons(requested):
+        message = f'attention = "{requested}" cannot be used: {"; ".join(against)}'
         works = join_options(f'"{other}"' for other in ("sdpa", "math") if not reasons(other))
         yield Problem(("kernels", "attention"), message, f'use "auto", or {works}')

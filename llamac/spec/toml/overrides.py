@@ -16,7 +16,7 @@ from llamac.spec.validation.errors import (
     Path,
     SpecError,
     describe,
-    dotted,
+    dotted_key,
 )
 
 _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
@@ -93,16 +93,14 @@ def _resolve(document: TomlDocument, keys: Sequence[str], place: Place) -> Path:
         if isinstance(parent, list):
             if not key.isdecimal() or int(key[:6]) >= len(parent):
                 known = f"it has entries 0 to {len(parent) - 1}" if parent else "it is empty"
-                message = (
-                    f"`{dotted(path)}` is an array, and {describe(key)} is not one of its indices"
-                )
+                message = f"`{dotted_key(path)}` is an array without the index {describe(key)}"
                 raise _failure(place.key, message, known)
             part: str | int = int(key)
             parent = parent[part]
         elif isinstance(parent, dict):
             part, parent = key, parent.get(key, {})
         else:
-            message = f"`{dotted(path)}` is {describe(parent)} and has no keys"
+            message = f"`{dotted_key(path)}` is {describe(parent)} and has no keys"
             raise _failure(place.key, message)
         path = (*path, part)
     return path

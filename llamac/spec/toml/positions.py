@@ -68,7 +68,7 @@ class Lines:
         length = max(1, min(end, begin + len(source)) - start)
         return Location(self._file, line, start - begin + 1, length, source)
 
-    def at(self, line: int, column: int) -> Location:
+    def locate_character(self, line: int, column: int) -> Location:
         """Return the location of one character. line, column: counted from 1."""
         line = min(line, len(self._starts))
         start = self._starts[line - 1] + column - 1

@@ -174,25 +174,28 @@ def read(file: str) -> TomlDocument:
     return _read(file if path == FilePath(file) else _relative(path), path, [])
 
 
-def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
+def find_spec_file(
+    name: str, error_location: Location, first_directory: FilePath | None = None
+) -> FilePath:
     """Return the file of a spec, given a path or the name of a shipped spec.
 
     Raises SpecError if it cannot be found.
 
-    blame: location to which the error points. near: directory to search first.
+    error_location: location to which the error points.
+    first_directory: directory to search first.
     """
     if "\0" in name:
-        raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
+        raise _failure(error_location, "cannot read the spec: no path holds the character U+0000")
     try:
-        return find_spec(name, near)
+        return find_spec(name, first_directory)
     except OSError as error:
-        raise _failure(blame, f"cannot read the spec: {error.strerror}") from error
+        raise _failure(error_location, f"cannot read the spec: {error.strerror}") from error
 
 
 def _read(
-    file: str, path: FilePath, chain: list[FilePath], blame: Location | None = None
+    file: str, path: FilePath, chain: list[FilePath], error_location: Location | None = None
 ) -> TomlDocument:
-    document = parse(_text(file, path, blame or Location(file)), file)
+    document = parse(_text(file, path, error_location or Location(file)), file)
     document.files = (path.absolute(),)
     shipped = path.resolve().parent == directory("specs").resolve()
     document.shipped = {file} if shipped else set()
@@ -208,7 +211,7 @@ def _read(
         message = f"`extends` must be the path of another spec, not {describe(base)}"
         raise _failure(place, message, 'for instance extends = "7b.toml"')
     chain = [*chain, path.resolve()]
-    base_path = find_spec_file(base, place, near=path.parent)
+    base_path = find_spec_file(base, place, first_directory=path.parent)
     if base_path.resolve() in chain:
         names = [step.name for step in [*chain[chain.index(base_path.resolve()) :], base_path]]
         message = f"`extends` forms a cycle: {' → '.join(names)}"
@@ -253,16 +256,18 @@ def _relative(path: FilePath) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _text(file: str, path: FilePath, blame: Location) -> str:
+def _text(file: str, path: FilePath, error_location: Location) -> str:
     """Return the file's text, line ends normalised as tomllib does."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(LARGEST_FILE + 1)
     except OSError as error:
         reason = error.strerror or str(error)
-        named = "" if blame.file == file else f" {toml_key(file)}"
+        named = "" if error_location.file == file else f" {toml_key(file)}"
         raise _failure(
-            blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", _others(path)
+            error_location,
+            f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}",
+            _others(path),
         ) from error
     if len(raw) > LARGEST_FILE:
         raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: not a spec")
@@ -313,7 +318,11 @@ def _syntax_error(message: str, text: str, file: str) -> SpecError:
     reason = reason or message
     found = re.match(r"line (\d+), column (\d+)", position)
     lines = Lines(text, file)
-    where = lines.at(*map(int, found.groups())) if found else lines.locate(len(text), len(text))
+    where = (
+        lines.locate_character(*map(int, found.groups()))
+        if found
+        else lines.locate(len(text), len(text))
+    )
     help = "quote strings, put table names in [brackets], leave numbers and true/false unquoted"
     if twice := re.match(r"Cannot declare \(([^)]*)\) twice|Cannot overwrite a value", reason):
         name = ".".join(re.findall(r"'([^']*)'", twice[1] or ""))

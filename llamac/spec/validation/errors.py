@@ -133,7 +133,7 @@ def toml_key(key: str | int) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
 
-def dotted(path: Sequence[str | int]) -> str:
+def dotted_key(path: Sequence[str | int]) -> str:
     """Return a path as a dotted TOML key: `data.source.0.share`."""
     return ".".join(toml_key(part) for part in path)
 

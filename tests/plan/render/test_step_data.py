@@ -77,7 +77,7 @@ def test_values_alive_have_the_bytes_alive(name: str) -> None:
         saved = whole.saved if way == "forward" else ()
         live = LiveMemory(graph, saved, step.cost.symbols)
         for node, nbytes, values in live_values(graph, saved, step.cost.symbols):
-            assert nbytes == live.during(node)
+            assert nbytes == live.bytes_during(node)
             assert nbytes == sum(value.meta["type"].nbytes(step.cost.symbols) for value in values)
             live.run(node)
         assert saved_bytes(whole, step.cost.symbols) >= 0
