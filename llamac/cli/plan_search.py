@@ -35,7 +35,7 @@ class Target:
 
 
 def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
-    """Print the fastest layouts, and write the first one as a spec if the target says so."""
+    """Print the fastest layouts, and write a spec of the first one if `target.output` is set."""
     from llamac.plan.search.search import search
     from llamac.plan.search.winner import search_json, search_summary, winner_toml, winners_table
 

@@ -44,7 +44,7 @@ def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spe
 
     Raises SpecError, which `llamac.cli.main` prints.
 
-    files: whether the files that it names must exist.
+    files: whether the files that the spec names must exist.
     """
     extra_rules = None
     if files:

@@ -38,7 +38,11 @@ class Rect:
 
 @dataclass(frozen=True)
 class Placement:
-    """Placed boxes. rects: by key. rows: top and bottom of each row. height: of the sheet."""
+    """Positions of a diagram's boxes.
+
+    rects: column and vertical extent of each box, by key.
+    rows: top and bottom of each row. height: height of the diagram.
+    """
 
     rects: dict[str, Rect]
     rows: tuple[tuple[float, float], ...]

@@ -44,7 +44,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Routing:
-    """Routed lines. lanes: the number that each gutter needs; gutter i is left of column i."""
+    """Routes of all lines of a diagram, with the placement of its boxes.
+
+    lanes: number of lanes in each gutter; gutter i is to the left of column i.
+    """
 
     placement: Placement
     lines: tuple[Line, ...]

@@ -45,7 +45,7 @@ class LiveMemory:
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
     def bytes_during(self, node: fx.Node) -> int:
-        """Return the live bytes while an op runs, with its operands and results."""
+        """Return the live bytes while an op runs, its operands and results included."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
