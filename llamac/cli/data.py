@@ -83,9 +83,9 @@ def data_directory(spec: Spec, run: Path | None) -> Path:
 
     run: directory of the run; None is runs/<name>.
     """
-    from llamac.runtime.durable_files import inside
+    from llamac.runtime.durable_files import path_within
 
-    return Path(spec.data.directory or inside(run or Path("runs") / spec.name, "data"))
+    return Path(spec.data.directory or path_within(run or Path("runs") / spec.name, "data"))
 
 
 @app.callback()

@@ -58,9 +58,9 @@ def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: T
 
 def _progress() -> Callable[[int, int, int], None]:
     """Return a callback that shows a search's progress on one line of a terminal's stderr."""
-    from llamac.runtime.terminal import takes_escapes
+    from llamac.runtime.terminal import supports_escapes
 
-    if not takes_escapes(sys.stderr):
+    if not supports_escapes(sys.stderr):
         return lambda done, whole, timed: None
 
     def say(done: int, whole: int, timed: int) -> None:

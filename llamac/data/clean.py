@@ -24,7 +24,7 @@ from llamac.runtime.data.answer_tokens import read_supervised
 from llamac.runtime.data.sources.input_files import PYTHON
 from llamac.runtime.data.sources.skipped import EXAMPLES, Skipped
 from llamac.runtime.data.sources.source_documents import documents
-from llamac.runtime.durable_files import note_or_nothing, write_note
+from llamac.runtime.durable_files import read_note_or_empty, write_note
 from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
@@ -105,7 +105,7 @@ class _State:
 
     @classmethod
     def load(cls, folder: Path) -> _State:
-        saved = note_or_nothing(folder / STATE)
+        saved = read_note_or_empty(folder / STATE)
         saved.pop("sha256", None)
         rows = funnel.from_json(saved.pop("rows", []))
         return cls(folder=folder, rows=rows, **{"skipped": [], **saved})

@@ -41,7 +41,7 @@ from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.prepare_job import PrepareJob, ignore_progress
 from llamac.runtime.data.prepared import lock_directory
 from llamac.runtime.data.vocabulary import given_tokenizer, report_lost
-from llamac.runtime.durable_files import fingerprint, note_or_nothing
+from llamac.runtime.durable_files import fingerprint, read_note_or_empty
 from llamac.spec import Spec
 from llamac.spec.data import CONVERSATIONS
 
@@ -148,7 +148,7 @@ def record_settings(preparation: Preparation) -> None:
     key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
     records.append((preparation.work / "plan.json", settings | {"key": key}))
     later_changes = differences_from(preparation.work / "plan.json", settings)
-    manifest = note_or_nothing(job.root / "manifest.json").get("settings")
+    manifest = read_note_or_empty(job.root / "manifest.json").get("settings")
     later_changes += (
         data_settings.changed_settings(manifest, data_settings.settings_of(job)) if manifest else []
     )

@@ -21,32 +21,32 @@ def scan_part(plan: SourcePlan, number: int, part: Part) -> None:
         if not is_scanned(plan, number, part):
             documents = chunks.read_all(chunks_of(plan, part, number - 1))
             _survey(plan, number).scan(documents, _temporary(findings))
-            durable_files.adopt(_temporary(findings), findings)
+            durable_files.commit_file(_temporary(findings), findings)
 
 
 def merge(plan: SourcePlan, number: int) -> None:
     """Merge the findings of all parts into the survey's decision, then delete them."""
     decision = plan.decision_path(number)
     with folder_lock(decision.with_name("merge")):
-        if not durable_files.is_whole(decision):
+        if not durable_files.is_undamaged(decision):
             findings = [
                 durable_files.check(plan.findings_path(number, part.number)) for part in plan.parts
             ]
             _survey(plan, number).merge(findings, _temporary(decision))
-            durable_files.adopt(_temporary(decision), decision)
+            durable_files.commit_file(_temporary(decision), decision)
         shutil.rmtree(plan.findings_path(number, 0).parent, ignore_errors=True)
 
 
 def is_scanned(plan: SourcePlan, number: int, part: Part) -> bool:
     """Return whether the findings of a part, or already the decision, are complete."""
     findings = plan.findings_path(number, part.number)
-    return any(map(durable_files.is_whole, (findings, plan.decision_path(number))))
+    return any(map(durable_files.is_undamaged, (findings, plan.decision_path(number))))
 
 
 def is_merged(plan: SourcePlan, number: int) -> bool:
     """Return whether the decision is complete and the findings are deleted."""
     return (
-        durable_files.is_whole(plan.decision_path(number))
+        durable_files.is_undamaged(plan.decision_path(number))
         and not plan.findings_path(number, 0).parent.exists()
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from llamac.emit.build import files_of
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.model_directory import is_import
-from llamac.runtime.emitted import decides
+from llamac.runtime.emitted import affects_results
 from llamac.spec import load_spec
 
 
@@ -27,7 +27,9 @@ def trusted_program(run: Path) -> dict[str, str]:
     run: directory of a run or of an import, which holds no code.
     """
     spec = load_spec(str(run / "spec.toml"))
-    files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}
+    files = {
+        name: text for name, text in files_of(spec, stages(spec)).items() if affects_results(name)
+    }
     if is_import(run):  # it holds no code
         return files
     other = [name for name, text in files.items() if not _holds(run / name, text)]

@@ -1,7 +1,7 @@
 """Styles of the command line's output.
 
 Output to a terminal is styled and uses its full width. Files, pipes, and terminals with NO_COLOR or
-TERM=dumb get no escape codes; see `llamac.runtime.terminal.takes_escapes`.
+TERM=dumb get no escape codes; see `llamac.runtime.terminal.supports_escapes`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from llamac.look.text_table import WIDE, Part, text_lines
-from llamac.runtime.terminal import takes_escapes
+from llamac.runtime.terminal import supports_escapes
 
 STYLES = {
     "title": "bold",  # headings
@@ -38,7 +38,7 @@ Styles = Iterable[tuple[str, str]]
 
 def console(stream: TextIO) -> Console:
     """Return a rich console for a stream, with escape codes only if it supports them."""
-    styled = takes_escapes(stream)
+    styled = supports_escapes(stream)
     return Console(
         file=stream,
         theme=Theme(STYLES),

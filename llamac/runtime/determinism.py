@@ -1,4 +1,4 @@
-"""Bitwise reproducible GPU kernels."""
+"""Bitwise reproducible results on GPUs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Make CUDA kernels deterministic, so that a resumed run repeats its loss curve bit for bit.
+    """Make CUDA kernels deterministic for this process, so that a resumed run repeats its losses.
 
-    Otherwise the order of sums varies in flash attention's backward and in scatter-adds, cuBLAS may
-    choose another workspace, and Inductor may choose other kernels by timing. CPU kernels are
-    deterministic anyway. Call it before the first kernel runs.
+    By default, the order of sums varies in flash attention's backward and in scatter-adds, cuBLAS
+    may choose another workspace, and Inductor may choose other kernels by timing. Sets
+    CUBLAS_WORKSPACE_CONFIG and options of torch, so call it before the first kernel runs. Does
+    nothing on CPUs, whose kernels are deterministic.
     """
     if device.type != "cuda":
         return

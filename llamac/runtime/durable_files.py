@@ -1,8 +1,8 @@
 """Durable files: written atomically, hashed while written, and verified before use.
 
 A file that affects training has a sha256 from when it was written, which is verified before the
-first use. The hash is in a manifest, in a file NAME.sha256 beside it (`whole(…, sealed=True)`), or,
-for a JSON object, in the object itself (`write_note`). Files written only for people are atomic
+first use. The hash is in a manifest, in a file NAME.sha256 beside it (a seal), or, for a JSON
+object, in the object itself (a note, see `write_note`). Files written only for people are atomic
 too, but not verified, and a failure to write them never ends a run.
 
 Every write goes to .NAME.tmp in the same directory, is flushed to disk, and is renamed, so a file
@@ -29,7 +29,7 @@ from .errors import RunError
 
 READERS = 4  # files hashed at a time: hashing releases the GIL
 BLOCK = 1 << 20
-LARGE = 1 << 22  # bytes that are hashed in a thread of their own while they are written
+LARGE = 1 << 22  # bytes of a write from which hashing runs in a thread beside it
 
 
 class Damaged(RunError, ValueError):
@@ -37,10 +37,11 @@ class Damaged(RunError, ValueError):
 
 
 class NewFile:
-    """A temporary file being written. `commit` renames it to its final name, `discard` removes it.
+    """A file being written under a temporary name, and hashed.
 
-    resume: (bytes, their sha256) that an earlier process wrote and flushed; writing continues after
-    them. Raises Damaged if they are missing.
+    `commit` renames it to its final name `path`, and `discard` removes it. resume: (number of
+    bytes, their sha256) that an earlier process wrote and flushed; writing continues after them,
+    and later bytes are cut off. Raises Damaged if they are missing or differ.
     """
 
     def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
@@ -77,7 +78,7 @@ class NewFile:
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:
-        """Append bytes, or any object with a contiguous buffer."""
+        """Append bytes, or any object with a contiguous buffer; return the number of bytes."""
         view = memoryview(data).cast("B") if memoryview(data).nbytes else b""
         if len(view) < LARGE:
             self._digest.update(view)
@@ -91,6 +92,7 @@ class NewFile:
         return len(view)
 
     def tell(self) -> int:
+        """Return the number of bytes written so far."""
         return self.size
 
     def fileno(self) -> int:
@@ -101,19 +103,22 @@ class NewFile:
         self._file.flush()
 
     def sync(self) -> None:
-        """Flush all bytes to disk, so that a later rename cannot become durable before them."""
+        """Flush all bytes to disk (fsync), so that a later rename is not durable before them."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
-        """Rename to the final name; return the sha256. sealed: also write it to NAME.sha256."""
+        """Flush to disk, rename to the final name, and return the sha256.
+
+        sealed: also write it to NAME.sha256. mode: permission bits; None for the default.
+        """
         self._end_hashing()
         self.sync()
         if mode is not None:
             os.fchmod(self._file.fileno(), mode)
         self._file.close()
         if sealed:
-            write(seal_of(self.path), f"{self.sha256}\n".encode())
+            write(seal_path(self.path), f"{self.sha256}\n".encode())
         _name(self._beside, self.path)
         return self.sha256
 
@@ -123,6 +128,7 @@ class NewFile:
             self._hasher = None
 
     def discard(self) -> None:
+        """Close and delete the temporary file."""
         self._end_hashing()
         with suppress(OSError):  # closing writes buffered bytes, which a full disk refuses
             self._file.close()
@@ -130,8 +136,11 @@ class NewFile:
 
 
 @contextmanager
-def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
-    """Yield a new file; it appears under its name when the block ends without an error."""
+def atomic_write(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
+    """Context manager that yields a new file, committed at the end, or discarded after an error.
+
+    sealed, mode: as in `NewFile.commit`.
+    """
     file = NewFile(path)
     try:
         yield file
@@ -142,27 +151,28 @@ def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator
 
 
 def write(path: Path, data: bytes, sealed: bool = False, mode: int | None = None) -> str:
-    """Write a whole file and return its sha256."""
-    with whole(path, sealed, mode) as file:
+    """Write a file atomically and return its sha256. sealed, mode: as in `NewFile.commit`."""
+    with atomic_write(path, sealed, mode) as file:
         file.write(data)
     return file.sha256
 
 
 def write_array(path: Path, array: Any) -> str:
-    """Write a NumPy array's bytes as a whole file."""
+    """Write a NumPy array as a .npy file atomically and return the file's sha256."""
     import numpy as np
 
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.save(file, array)  # type: ignore[arg-type]
     return file.sha256
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, atomically."""
     write(path, (_json(value, indent=1) + "\n").encode())
 
 
 def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Write an object with a hash of itself under "sha256"; return that object."""
+    """Write a JSON object with its own hash under "sha256" atomically; return it with the hash."""
     value = {key: item for key, item in value.items() if key != "sha256"}
     noted = value | {"sha256": fingerprint(value)}
     write_json(path, noted)
@@ -170,9 +180,9 @@ def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """Read and verify an object written by `write_note`; None if there is no file.
+    """Return an object written by `write_note`, or None if there is no such file.
 
-    Raises Damaged, or OSError if it cannot be read.
+    Raises Damaged if it does not match its hash, OSError if it cannot be read.
     """
     try:
         value = read_json(path)
@@ -187,8 +197,8 @@ def read_note(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def note_or_nothing(path: Path) -> dict[str, Any]:
-    """Return `read_note`'s object, or an empty one if it is missing or damaged."""
+def read_note_or_empty(path: Path) -> dict[str, Any]:
+    """Return an object written by `write_note`, or {} if it is missing, unreadable or damaged."""
     try:
         return read_note(path) or {}
     except (OSError, Damaged):
@@ -196,7 +206,10 @@ def note_or_nothing(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises OSError, or ValueError if not UTF-8, not JSON or nested too deep."""
+    """Return the value in a JSON file.
+
+    Raises OSError, or ValueError if it is not UTF-8, not JSON or nested too deeply.
+    """
     try:
         return json.loads(read_bytes(path))
     except RecursionError as error:
@@ -204,7 +217,7 @@ def read_json(path: Path) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """Return the sha256 of a JSON value; the order of keys does not matter."""
+    """Return the sha256 of a JSON value in hex, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -218,7 +231,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading; OSError for devices and pipes, which may not end."""
+    """Open a regular file for reading; raise OSError for devices and pipes, which may not end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -236,25 +249,25 @@ def read_bytes(path: Path) -> bytes:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a regular file. Raises OSError."""
+    """Return the sha256 of a regular file in hex. Raises OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_all(paths: Iterable[Path]) -> list[str]:
-    """Return the sha256 of regular files, several read at a time. Raises OSError."""
+    """Return the sha256 of each file, reading several at a time. Raises OSError."""
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(sha256_of, paths))
 
 
-def seal_of(path: Path) -> Path:
-    """Return the path of a sealed file's hash."""
+def seal_path(path: Path) -> Path:
+    """Return the path of the seal of a file: NAME.sha256 beside it."""
     return path.with_name(path.name + ".sha256")
 
 
-def adopt(temporary: Path, path: Path) -> None:
-    """Rename a file written by other code to its final name, with a seal."""
-    write(seal_of(path), f"{sha256_of(temporary)}\n".encode())
+def commit_file(temporary: Path, path: Path) -> None:
+    """Seal a file that other code wrote, flush it to disk, and rename it to its final name."""
+    write(seal_path(path), f"{sha256_of(temporary)}\n".encode())
     flush(temporary)
     _name(temporary, path)
 
@@ -267,8 +280,8 @@ def _name(temporary: Path, path: Path) -> None:
     flush(path.parent)
 
 
-def is_whole(path: Path, sha256: str | None = None) -> bool:
-    """Return whether a file exists undamaged, by `check`."""
+def is_undamaged(path: Path, sha256: str | None = None) -> bool:
+    """Return whether a file exists undamaged. sha256: as in `check`."""
     try:
         return bool(check(path, sha256))
     except Damaged:
@@ -276,22 +289,23 @@ def is_whole(path: Path, sha256: str | None = None) -> bool:
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
-    """Verify a file against this hash, or against its seal; return its path. Raises Damaged.
+    """Verify a file's hash and return its path. Raises Damaged if it is missing or differs.
 
-    Read once in a process, unless the file changes.
+    sha256: the expected hash; None for the one in the file's seal. A file is read once per process,
+    unless it changes.
     """
     try:
-        found = _hash_now(path, *stamp(path))
+        actual = _hash_now(path, *stamp(path))
     except OSError as error:
         raise Damaged(f"{path} {_unread(error)}") from error
-    if found != (sha256 or read_seal(path)):
+    if actual != (sha256 or read_seal(path)):
         raise Damaged(f"{path} is damaged: it does not match its checksum")
     return path
 
 
 def read_seal(path: Path) -> str:
-    """Return the sha256 from the seal of a file. Raises Damaged."""
-    seal = seal_of(path)
+    """Return the sha256 in the seal of a file. Raises Damaged if there is no valid seal."""
+    seal = seal_path(path)
     try:
         text = read_bytes(seal).decode("ascii", errors="replace").strip()
     except OSError as error:
@@ -312,7 +326,7 @@ def _hash_now(path: Path, size: int, modified: int, changed: int) -> str:
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
-    """Return (size, mtime, ctime), which stay equal while the file is untouched."""
+    """Return (size in bytes, mtime in ns, ctime in ns) of a file, to detect later changes."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -320,33 +334,33 @@ def stamp(path: Path) -> tuple[int, int, int]:
 def check_once(
     files: Iterable[tuple[Path, str]], note: Path, progress: Callable[[int], None]
 ) -> None:
-    """Verify files against their sha256, except those verified earlier with the same `stamp`.
+    """Verify files against their hashes, except those verified earlier with the same `stamp`.
 
-    Verified stamps are stored in `note`; if it cannot be written, every call reads everything.
-    Raises Damaged for the first file that differs, in order. The first verification takes about a
-    second per gigabyte and core, a later one a `stat` per file. progress: called with the bytes
-    read so far.
+    files: (path, sha256) of each. note: file in which stamps of verified files are stored; if it
+    cannot be written, every call reads all files. progress: called with the number of bytes read so
+    far. Raises Damaged for the first file, in order, that is missing or differs. The first
+    verification takes about a second per gigabyte and core, a later one a `stat` per file.
     """
     known = _stamps(note)
     now, done = dict(known), 0
 
-    def checked(file: tuple[Path, str]) -> tuple[str, list[Any], int]:
+    def verify(file: tuple[Path, str]) -> tuple[str, list[Any], int]:
         path, sha256 = file
         try:
             # Taken before reading, so that a change during it is noticed next time.
-            found = [*stamp(path), sha256]
+            entry = [*stamp(path), sha256]
         except OSError as error:
             raise Damaged(f"{path} {_unread(error)}") from error
         name = os.path.relpath(path, note.parent)
-        if known.get(name) == found:
-            return name, found, 0
+        if known.get(name) == entry:
+            return name, entry, 0
         check(path, sha256)
-        return name, found, found[0]
+        return name, entry, entry[0]
 
     try:
         with ThreadPoolExecutor(READERS) as readers:
-            for name, found, size in readers.map(checked, files):
-                now[name] = found
+            for name, entry, size in readers.map(verify, files):
+                now[name] = entry
                 if size:
                     done += size
                     progress(done)
@@ -372,10 +386,10 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def inside(root: Path, name: str) -> Path:
-    """Return root / name. Raises RunError if a symbolic link on the way leads out of `root`.
+def path_within(root: Path, name: str) -> Path:
+    """Return root / name, so that a run writes and deletes only within its own directory.
 
-    A run thus writes and deletes only within its own directory.
+    Raises RunError if a symbolic link in it leads out of `root`.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):

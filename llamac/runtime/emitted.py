@@ -1,4 +1,4 @@
-"""Emitted directory of a trainer: read its spec, and detect changed files."""
+"""Emitted directory of a trainer: read its spec, and detect modified files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .durable_files import read_bytes, read_json
 
 
 def read_spec(directory: Path) -> dict[str, Any]:
-    """Return spec.toml of `directory`, after reporting changed files of the program.
+    """Return spec.toml of an emitted directory, parsed; rank 0 reports modified files on stderr.
 
-    Exits with an error if they cannot be used.
+    Raises SystemExit if spec.toml cannot be read or a build was interrupted.
     """
     try:
         if (problem := changes(directory)) and os.environ.get("RANK", "0") == "0":
@@ -28,16 +28,17 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def changes(directory: Path) -> str:
-    """Return the names of edited or damaged files of the program; "" without any.
+    """Return a message that lists the modified or missing files of the program, or "".
 
-    Ends the program if a build was interrupted while it replaced them.
+    Compares them with the hashes in MANIFEST.json. Raises SystemExit if a build was interrupted
+    while it replaced them.
     """
     manifest = directory / "MANIFEST.json"
     if not manifest.exists():
         return ""
     try:
         noted = read_json(manifest)
-        files = {name: noted["sha256"][name] for name in noted["sha256"] if decides(name)}
+        files = {name: noted["sha256"][name] for name in noted["sha256"] if affects_results(name)}
         edited = [name for name in sorted(files) if _sha256(directory / name) != files[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{manifest} is damaged ({error}), so changed files cannot be detected"
@@ -48,8 +49,8 @@ def changes(directory: Path) -> str:
     return f"changed since llamac wrote them: {', '.join(edited)}" if edited else ""
 
 
-def decides(name: str) -> bool:
-    """Return whether training results depend on this file of an emitted directory."""
+def affects_results(name: str) -> bool:
+    """Return whether training results depend on a file of an emitted directory: code or spec."""
     return name.endswith((".py", ".cpp")) or name == "spec.toml"
 
 

@@ -1,4 +1,4 @@
-"""Errors with a message that says what the user can do."""
+"""Errors whose messages tell the user what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 class RunError(Exception):
     """A run cannot continue; the message says what the user can do.
 
-    printing_rank: the rank that prints it if all ranks raise it; None if each rank prints its own.
+    printing_rank: rank that prints the message, if all ranks raise the error; None if each rank
+    prints its own. exit_code: exit code of the process.
     """
 
     exit_code = 1
@@ -33,18 +34,19 @@ REMEDIES = {
 
 
 def remedy(error: BaseException) -> str:
-    """Return what the user can do about an error of the file system."""
+    """Return advice on an error of the file system, as an imperative clause: "make room"."""
     return REMEDIES.get(getattr(error, "errno", None) or 0, "fix that")
 
 
 class SourceError(RunError, ValueError):
-    """A source cannot be read at all: no file matches, or a package is missing."""
+    """A data source cannot be read at all, because no file matches or a package is missing."""
 
 
 class InputError(SourceError):
     """A key of a `[[data.source]]` does not match the files on disk.
 
-    at: the key, such as ("paths", 0) or ("text_field",). source: the source's name, once known.
+    at: path of the key, such as ("paths", 0) or ("text_field",). source: name of the source, set by
+    `add_source_name`.
     """
 
     exit_code = 2
@@ -61,7 +63,7 @@ class InputError(SourceError):
 
 @contextmanager
 def add_source_name(source: str) -> Iterator[None]:
-    """Context manager that adds the source's name to InputErrors."""
+    """Context manager that sets the source's name on InputErrors raised in its block."""
     try:
         yield
     except InputError as error:

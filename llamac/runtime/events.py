@@ -1,11 +1,10 @@
-"""RUN/events.jsonl: the events of a run besides its steps, one JSON object per line.
+"""RUN/events.jsonl: the events of a run other than its steps, one JSON object per line.
 
-Every line has `event` (start, first_step, save, sample or stop), `step` (after which it happened)
+Every line has `event` (start, first_step, save, sample or stop), `step` (the last one before it)
 and `time` (seconds since 1970). A start also has the checkpoint it resumes from, the layout and the
 environment; a first step the seconds of each part of the start; a sample its text; a stop the error
-that ended the run, if any. The file is append-only: events of steps that a later start repeats
-stay. It is for people, such as readers of `llamac report`; nothing depends on it, and a line that
-cannot be written is lost.
+that ended the run, if any. The file is append-only: events of steps that a resumed run repeats
+remain. It serves people and `llamac report` only, so a line that cannot be written is dropped.
 """
 
 from __future__ import annotations
@@ -21,12 +20,15 @@ from typing import Any
 from .durable_files import open_regular
 
 NAME = "events.jsonl"
-TAIL = 1 << 20  # bytes at the end of the file that are searched for a run's identity
+TAIL = 1 << 20  # bytes at the end of the file that are searched for a run's id
 
 
-def record(run: Path, event: str, step: int, **more: Any) -> None:
-    """Append one event. more: further fields, JSON values."""
-    line = json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **more})
+def record(run: Path, event: str, step: int, **extra: Any) -> None:
+    """Append an event to the run's events.jsonl; errors of writing are ignored.
+
+    step: last step before the event. extra: further fields, JSON values.
+    """
+    line = json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **extra})
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     with suppress(OSError):
         descriptor = os.open(run / NAME, flags, 0o666)
@@ -39,11 +41,15 @@ def record(run: Path, event: str, step: int, **more: Any) -> None:
 
 
 def identity(run: Path, resumed: int) -> str:
-    """Return the run's name for services: a new one at step 0, else that of its last start."""
-    known = ""
+    """Return the run's id for experiment trackers.
+
+    It is the id of the last start in events.jsonl, or a new one if there is none or the run starts
+    at step 0. resumed: step after which it resumes.
+    """
+    last = ""
     with suppress(OSError), open_regular(run / NAME) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         for line in file.read().splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):
-                known = str(json.loads(line)["id"])
-    return known if known and resumed else uuid.uuid4().hex[:12]
+                last = str(json.loads(line)["id"])
+    return last if last and resumed else uuid.uuid4().hex[:12]

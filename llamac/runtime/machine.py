@@ -1,4 +1,4 @@
-"""Facts of this machine: device, compiler, matmul peak, memory, signals."""
+"""This machine and process: errors, printing, arguments, device, compiler, matmul peak, memory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .durable_files import inside
+from .durable_files import path_within
 from .errors import RunError
 from .terminal import escaped
 
 
 def report_errors(work: Callable[[], int]) -> Callable[[], int]:
-    """Decorate the main function of a program, so that it returns an exit code.
+    """Decorate a program's main function, so that errors the user can fix become an exit code.
 
-    Errors that the user can fix become one `error: …` line, even of several ranks, and exit code 1.
-    Characters that the terminal's encoding lacks are written as backslash escapes.
+    RunError, OSError and failed allocations print one `error: …` line on stderr, even if several
+    ranks raise the same, and return 1; Ctrl-C returns 130. Other errors are raised. Characters that
+    the terminal's encoding lacks are printed as backslash escapes.
     """
 
     @functools.wraps(work)
@@ -73,33 +74,36 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
-    return said or type(error).__name__
+    message = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    return message or type(error).__name__
 
 
 def log(text: str) -> None:
-    """Print, until stdout fails (closed pipe, full disk); then discard output.
+    """Print a line on stdout; if that fails (closed pipe, full disk), discard all later output.
 
-    Control characters, which samples and file names may contain, are escaped. A lost log must not
-    end a run.
+    A failure to print must not end a run. Control characters, which samples and file names may
+    contain, are escaped.
     """
     try:
         print(escaped(text), flush=True)
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def positive(text: str) -> int:
-    """Parse a positive integer, for argparse."""
+    """Parse a positive integer, as an argparse type."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
 
 
 def arguments(description: str, directory: Path, steps: int) -> argparse.Namespace:
-    """Parse the command line of train.py: `run`, `resume` and `steps`, with these defaults."""
+    """Parse the command line of train.py into `run`, `resume` and `steps`.
+
+    directory, steps: defaults of `run` and `steps`.
+    """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=directory, metavar="DIR", help="run directory")
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH")
@@ -110,9 +114,9 @@ def arguments(description: str, directory: Path, steps: int) -> argparse.Namespa
 
 
 def this_command(without: str) -> str:
-    """Return the shell command that started this program, without one option and its value.
+    """Return the shell command that started this program, without the option `without`.
 
-    For one of several processes, it is the torchrun command of its node.
+    Under torchrun, it is the torchrun command that starts this node's processes.
     """
     words, command = iter(sys.argv), [sys.executable]
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -127,14 +131,17 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Verdict on whether torch.compile works on this machine, with the reason."""
+    """Whether torch.compile works on this machine, and why, as text."""
 
     available: bool
     why: str
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for "auto", "cpu" or "cuda". Raises RunError if "cuda" is not available."""
+    """Return the device for "auto", "cpu" or "cuda"; "auto" prefers CUDA.
+
+    Raises RunError if "cuda" is not available.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError('hardware.device = "cuda", but torch finds no CUDA GPU: set it to "auto"')
     if name == "auto":
@@ -143,12 +150,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def data_directory(given: str | None, run: Path) -> Path:
-    """Return data.directory, or RUN/data. Raises RunError if that leads out of the run."""
-    return Path(given) if given else inside(run, "data")
+    """Return the directory of prepared data: data.directory if `given`, else RUN/data.
+
+    Raises RunError if RUN/data is a symbolic link that leads out of the run.
+    """
+    return Path(given) if given else path_within(run, "data")
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy to the device asynchronously, from pinned memory for a GPU."""
+    """Copy an array to a device, asynchronously from pinned memory for a GPU.
+
+    On a CPU, the tensor shares the array's memory.
+    """
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
@@ -162,31 +175,31 @@ def synchronize(device: torch.device) -> None:
 
 
 def compiler_available(device: torch.device) -> Compiler:
-    """Return whether torch.compile can build kernels for `device`, by trying its compiler.
+    """Return whether torch.compile can build kernels for `device`.
 
-    On CPU Inductor writes C++ against Python.h and OpenMP, so a program with both is compiled with
-    $CXX, g++ or clang++; the one that works is left in $CXX, where Inductor looks for it. On CUDA
-    Triton must import and needs a C compiler for its launcher.
+    For CPUs, Inductor generates C++ that needs Python.h and OpenMP, so this compiles a program that
+    needs both with $CXX, or g++ and clang++, and sets $CXX to the first compiler that works. For
+    CUDA, Triton must be installed, and a C compiler for its launcher.
     """
     return _triton(device) if device.type == "cuda" else _cpp_compiler()
 
 
 SHORT_RUN = 3e13
-"""FLOPs of a whole run below which compiling takes as long as it saves on two CPU cores.
+"""Training FLOPs below which compiling takes as long as it saves on two CPU cores.
 
 Measured with specs/tiny.toml (2e13): 44 s of processor time to compile with empty caches, most of
-it g++; 1.10 s a step compiled and 1.43 s eager.
+it in g++; 1.10 s per step compiled and 1.43 s eager.
 """
 
 
 def compile_or_eager(
     setting: str, device: torch.device, compile: Callable[[], None], flops: float
 ) -> str:
-    """Call `compile` if `setting` ("auto", "always", "never") and this machine allow it.
+    """Call `compile` if the setting and this machine allow it; return the decision as text.
 
-    flops: of the whole run. On CPUs "auto" leaves a `SHORT_RUN` eager: it begins to learn at once.
-    The size decides, not whether compiled regions are cached, so that a resumed run is the same.
-    Returns the decision and its reason as text. Raises RunError if "always" is impossible.
+    setting: `kernels.compile`, "auto", "always" or "never". flops: training FLOPs of the whole run.
+    On CPUs, "auto" runs eagerly below `SHORT_RUN`, whether compiled regions are cached or not, so
+    that a resumed run makes the same decision. Raises RunError if "always" is impossible.
     """
     if setting == "never":
         return 'eager (kernels.compile = "never")'
@@ -206,15 +219,16 @@ def compile_or_eager(
 
 
 def separate_caches() -> None:
-    """Give Inductor's cache a directory for this instruction set, unless the environment names one.
+    """Set TORCHINDUCTOR_CACHE_DIR to a directory for this instruction set, unless the user set it.
 
-    Its key lacks the instruction set: a graph generated for AVX-512, taken from the cache under
-    ATEN_CPU_CAPABILITY=avx2 or on an older CPU that shares the directory, computes wrong losses.
+    The keys of Inductor's cache lack the instruction set: a graph generated for AVX-512 computes
+    wrong losses if it is loaded with ATEN_CPU_CAPABILITY=avx2, or on an older CPU that shares the
+    directory.
     """
-    kind = torch.backends.cpu.get_cpu_capability().lower()
-    place = str(Path(tempfile.gettempdir(), "torchinductor_"))  # where torch's own default lies
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", place).startswith(place):  # set by an import, too
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{place}{os.getuid()}_{kind}"
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    default = str(Path(tempfile.gettempdir(), "torchinductor_"))  # beginning of torch's default
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default).startswith(default):  # an import sets it
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{default}{os.getuid()}_{capability}"
 
 
 def _triton(device: torch.device) -> Compiler:
@@ -264,11 +278,11 @@ def _try_cpp(compiler: str) -> str:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Measure the peak of a dense n×n matmul in `dtype`, FLOP/s: the best of many short trials.
+    """Measure the peak of a dense n×n matmul in `dtype`, in FLOP/s.
 
-    Takes about `seconds`. n grows while trials of the next size are short compared with that. The
-    fastest trial counts, because others may be slowed by other load on the machine. Does not change
-    torch's random state.
+    Takes about `seconds`: n grows while the next size takes little of that time. The fastest trial
+    counts, because others may be slowed by other load on the machine. Does not change torch's
+    global random state.
     """
     best, deadline, share = 0.0, time.perf_counter() + seconds, seconds / 6
     generator = torch.Generator(device).manual_seed(0)
@@ -286,7 +300,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
 
 
 def _products(device: torch.device) -> int:
-    """Return the matmuls per trial: several on a GPU, which is synchronised once per trial."""
+    """Return the number of matmuls per trial: several on a GPU, which is synchronised per trial."""
     return 16 if device.type == "cuda" else 1
 
 
@@ -304,7 +318,7 @@ def _fastest_trial(a: torch.Tensor, b: torch.Tensor, until: float) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Reset `peak_memory_bytes`, if the system allows it."""
+    """Reset the peak that `peak_memory_bytes` returns, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -312,7 +326,7 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak memory: torch's allocations on a GPU, else this process's resident set."""
+    """Return the peak memory in bytes: torch's allocations on a GPU, else the resident set size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):

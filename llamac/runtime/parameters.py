@@ -1,4 +1,7 @@
-"""Map packed parameters to their canonical names, and initialise them."""
+"""Mapping from packed parameters to canonical ones, and their initialisation.
+
+A pattern is a parameter's name with `*` in place of the layer's number.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Pieces = tuple[tuple[str, int], ...]  # (canonical name, rows), in order along d
 
 
 def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]:
-    """Expand a table for `layers.*` to every layer."""
+    """Return a table of packed parameters for all layers. packs: pattern → pieces, as patterns."""
     expanded: dict[str, Pieces] = {}
     for name, pieces in packs.items():
         for layer in range(layers) if "*" in name else (0,):
@@ -26,10 +29,10 @@ def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]
 def canonical_views(
     name: str, tensor: Tensor, packed: Mapping[str, Pieces]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (canonical name, view) of each canonical parameter in the tensor `name`.
+    """Yield (canonical name, view) of each canonical parameter in a tensor.
 
-    Writing to a view writes to the tensor. Works for anything shaped like the parameter: its
-    gradient, its master copy, an optimizer moment.
+    name: the model's parameter. tensor: its weights, or its gradient, master or state; the views
+    share its memory. packed: name of a packed parameter → its pieces; others are canonical.
     """
     if name not in packed:
         yield name, tensor
@@ -45,10 +48,11 @@ def initialise_parameters(
     packed: Mapping[str, Pieces],
     seed: int,
 ) -> None:
-    """Fill every parameter: `normal` or `uniform` with a standard deviation, `ones` or `zeros`.
+    """Initialise all parameters of a model in place.
 
-    Each canonical parameter has its own generator, seeded by `seed` and its name, on the CPU in
-    float32, so initial weights depend on neither packing nor device.
+    init: pattern of a canonical parameter → ("normal" or "uniform", standard deviation) or ("ones"
+    or "zeros", 0). packed: as in `canonical_views`. Initial weights depend on neither packing nor
+    device.
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):
@@ -58,7 +62,11 @@ def initialise_parameters(
 def initial_value(
     canonical: str, shape: Sequence[int], init: Mapping[str, tuple[str, float]], seed: int
 ) -> Tensor:
-    """Return the initial values of a canonical parameter, float32 on the CPU."""
+    """Return the initial values of a canonical parameter, float32 on the CPU.
+
+    Each parameter has its own random generator, seeded by `seed` and its name. init: as in
+    `initialise_parameters`.
+    """
     kind, std = init[pattern(canonical)]
     if kind in ("ones", "zeros"):
         return torch.full(tuple(shape), {"ones": 1.0, "zeros": 0.0}[kind])
@@ -70,7 +78,7 @@ def initial_value(
 
 
 def pattern(name: str) -> str:
-    """Return the pattern of a name: `layers.3.ffn_norm` → `layers.*.ffn_norm`."""
+    """Return the pattern of a parameter's name: `layers.3.ffn_norm` → `layers.*.ffn_norm`."""
     parts = name.split(".")
     if parts[0] == "layers":
         parts[1] = "*"

@@ -1,4 +1,4 @@
-"""Terminal output: detect support for escape codes, and escape untrusted text."""
+"""Terminal output: support for escape codes, and escaping of untrusted text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ _CONTROLS = re.compile(
 
 
 def escaped(text: str) -> str:
-    r"""Return `text` with terminal control characters as escapes, such as `\x1b`.
+    r"""Return `text` with control characters replaced by escapes such as `\x1b`.
 
-    Newlines and tabs stay. Only printed text is escaped; files such as metrics.jsonl have the
-    original.
+    Newlines and tabs remain. Escape only what is printed: files keep the original text.
     """
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def takes_escapes(stream: TextIO | None) -> bool:
-    """Return whether escape codes, for colours or live lines, may be written to `stream`.
+def supports_escapes(stream: TextIO | None) -> bool:
+    """Return whether `stream` supports escape codes, for colours and live lines.
 
-    True on a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
+    It does if it is a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
     """
     if stream is None or not stream.isatty():
         return False
@@ -32,5 +31,5 @@ def takes_escapes(stream: TextIO | None) -> bool:
 
 
 def quiet(text: str, stream: TextIO) -> str:
-    """Return `text`, dimmed if `stream` takes escape codes."""
-    return f"\x1b[2m{text}\x1b[0m" if takes_escapes(stream) else text
+    """Return `text`, dimmed by escape codes if `stream` supports them."""
+    return f"\x1b[2m{text}\x1b[0m" if supports_escapes(stream) else text

@@ -67,7 +67,7 @@ def packing(kind: str, column: int, value: int) -> Edit:
         rows[:, column] = value
         rows.tofile(path)
         durable_files.write(
-            durable_files.seal_of(path), hashlib.sha256(rows.tobytes()).hexdigest().encode()
+            durable_files.seal_path(path), hashlib.sha256(rows.tobytes()).hexdigest().encode()
         )
         (run / "data/.verified.json").unlink()
 

@@ -12,10 +12,10 @@ from llamac.runtime import durable_files
 from llamac.runtime.durable_files import (
     Damaged,
     NewFile,
+    atomic_write,
     check,
     check_once,
     read_note,
-    whole,
     write,
 )
 from llamac.runtime.errors import RunError
@@ -29,7 +29,7 @@ def flip(path: Path, at: int = -3) -> None:
 
 def test_an_error_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "f", b"old")
-    with pytest.raises(TypeError), whole(tmp_path / "f") as file:
+    with pytest.raises(TypeError), atomic_write(tmp_path / "f") as file:
         file.write("no bytes")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
@@ -57,7 +57,7 @@ def test_a_note_knows_damage_and_names_of_any_bytes(tmp_path: Path) -> None:
         note.write_text(text)
         with pytest.raises(Damaged, match=rf"{note} is damaged"):
             read_note(note)
-        assert durable_files.note_or_nothing(note) == {}
+        assert durable_files.read_note_or_empty(note) == {}
 
 
 def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=rf"{path} is damaged"):
         check(path)
     flip(path)
-    seal = durable_files.seal_of(path)
+    seal = durable_files.seal_path(path)
     flip(seal)
-    assert not durable_files.is_whole(path)
+    assert not durable_files.is_undamaged(path)
     seal.write_bytes(b"\xff")
     with pytest.raises(Damaged, match=rf"^{seal} is damaged"):
         check(path)
@@ -155,10 +155,10 @@ def test_a_link_out_of_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(run)
     (run / "within").symlink_to("elsewhere")
     (run / "out").symlink_to("../victim")
-    assert durable_files.inside(tmp_path / "alias", "data") == tmp_path / "alias" / "data"
-    assert durable_files.inside(run, "within/x") == run / "within" / "x"
+    assert durable_files.path_within(tmp_path / "alias", "data") == tmp_path / "alias" / "data"
+    assert durable_files.path_within(run, "within/x") == run / "within" / "x"
     for name in ("out", "out/x"):
         with pytest.raises(
             RunError, match=rf"{run}/{name} is a symbolic link that leads out of {run}"
         ):
-            durable_files.inside(run, name)
+            durable_files.path_within(run, name)

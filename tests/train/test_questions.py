@@ -177,7 +177,7 @@ def test_trainers_ask_what_lm_eval_would(tmp_path: Path, make_spec: Any) -> None
     pytest.importorskip("lm_eval", reason="the extra eval is not installed")
     from lm_eval.api.model import TemplateLM
 
-    from llamac.runtime.evaluate.questions import encoded_pair
+    from llamac.runtime.evaluate.questions import encode_pair
 
     letters = _Letters()
 
@@ -190,4 +190,4 @@ def test_trainers_ask_what_lm_eval_would(tmp_path: Path, make_spec: Any) -> None
         _loglikelihood_tokens = loglikelihood_rolling = generate_until = None  # type: ignore
 
     for pair in (("a b", " c"), ("a ", "c"), ("a\n\n", "c d"), ("Answer:", " yes")):
-        assert encoded_pair(letters, *pair) == Plain()._encode_pair(*pair)
+        assert encode_pair(letters, *pair) == Plain()._encode_pair(*pair)

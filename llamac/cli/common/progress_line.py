@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llamac.cli.common.options import print_status
-from llamac.runtime.terminal import escaped, takes_escapes
+from llamac.runtime.terminal import escaped, supports_escapes
 
 if TYPE_CHECKING:
     from llamac.data.executor import Report, Step
@@ -20,7 +20,7 @@ EVERY = 30.0  # seconds between lines without a terminal
 @contextmanager
 def progress_report() -> Iterator[Report]:
     """Context manager that yields a progress callback for `llamac.data.executor.run`."""
-    if takes_escapes(sys.stderr):
+    if supports_escapes(sys.stderr):
         with _bars() as report:
             yield report
     else:

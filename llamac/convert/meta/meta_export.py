@@ -16,7 +16,7 @@ from llamac.convert.meta.pth import write_pth
 from llamac.convert.names import meta_name, reorder_rows
 from llamac.convert.tensors import LazyTensor
 from llamac.convert.trained_model import TrainedModel
-from llamac.runtime.tokenizers.sentencepiece_file import begun_by
+from llamac.runtime.tokenizers.sentencepiece_file import with_bos
 from llamac.spec.model import Model
 
 META = {**LLAMA, "bias": False, "qk_norm": False, "sliding_window": None}
@@ -50,7 +50,7 @@ def write_meta(
     if tokenizer is not None and is_sentencepiece(tokenizer):
         bos, sentencepiece = trained.opened.bos, tokenizer.model
         if bos not in (None, tokenizer.bos):  # Meta's code puts the file's BOS before every text
-            sentencepiece = begun_by(sentencepiece, tokenizer.piece(bos))
+            sentencepiece = with_bos(sentencepiece, tokenizer.piece(bos))
         (directory / "tokenizer.model").write_bytes(sentencepiece)
     elif source_tokenizer is not None and source_tokenizer.name == "tokenizer.model":  # Llama 3's
         (directory / "tokenizer.model").write_bytes(source_tokenizer.read_bytes())

@@ -13,7 +13,7 @@ from llamac.data.clean import STATE
 from llamac.data.finish import FUNNEL
 from llamac.data.prepare import WORK
 from llamac.runtime.data.prepared import SPLITS, PreparedDataError
-from llamac.runtime.durable_files import note_or_nothing, read_json
+from llamac.runtime.durable_files import read_json, read_note_or_empty
 from llamac.runtime.errors import RunError
 from llamac.spec.data import Data, Source
 
@@ -74,7 +74,7 @@ def accounts(data: Data, root: Path) -> list[Account]:
 
     root: directory of the prepared data. Raises PreparedDataError if it holds none.
     """
-    manifest = note_or_nothing(root / "manifest.json")
+    manifest = read_note_or_empty(root / "manifest.json")
     done = {entry["name"]: entry for entry in manifest.get("sources", [])}
     total = sum(source.share for source in data.source)
     per_source = [
@@ -107,7 +107,7 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
 def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
     """Yield the step counts of each part, from the passes that it has completed or begun."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
-        states = (note_or_nothing(path / part / STATE) for path in _pass_folders(work))
+        states = (read_note_or_empty(path / part / STATE) for path in _pass_folders(work))
         yield [row for state in states for row in funnel.from_json(state.get("rows", []))]
 
 

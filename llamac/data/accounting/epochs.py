@@ -10,7 +10,7 @@ from pathlib import Path
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.preference_pairs import Pairs
 from llamac.runtime.data.prepared import PreparedDataError
-from llamac.runtime.durable_files import note_or_nothing
+from llamac.runtime.durable_files import read_note_or_empty
 from llamac.spec import Spec
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that contain its last row
@@ -48,7 +48,7 @@ def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
     done = min(tokens_done(run), total)
     counted = {
         source["name"]: source["train"]["tokens"]
-        for source in note_or_nothing(directory / "manifest.json").get("sources", [])
+        for source in read_note_or_empty(directory / "manifest.json").get("sources", [])
     }
     unique = {s.name: counted.get(s.name, s.unique_tokens) for s in spec.data.source}
     mixture = _mixture(spec, directory)
@@ -78,7 +78,7 @@ def _mixture(spec: Spec, directory: Path) -> Mixture | None:
     shares = {source.name: source.share for source in spec.data.source}
     phases = [{"at": 0, "shares": shares}, *(phase.model_dump() for phase in spec.data.phase)]
     length, packing = spec.batch.sequence_length, spec.data.packing
-    prepared = note_or_nothing(directory / "manifest.json").get("sources", [])
+    prepared = read_note_or_empty(directory / "manifest.json").get("sources", [])
     if {source["name"] for source in prepared} != shares.keys():
         return None
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from llamac.runtime.data.packing import document_lengths
 from llamac.runtime.data.prepared import SPLITS, is_signed, load_manifest
 from llamac.runtime.data.sources.indexed_tokens import DTYPES, HEADER, MAGIC
-from llamac.runtime.durable_files import NewFile, whole
+from llamac.runtime.durable_files import NewFile, atomic_write
 
 FORMATS = ("megatron", "datatrove")
 COPY = 1 << 22  # tokens copied at a time
@@ -52,10 +52,10 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for stem, shards in jobs:
         lengths = np.concatenate([*document_lengths(directory, manifest, shards)])
-        with whole(stem.with_name(stem.name + ends[0])) as file:
+        with atomic_write(stem.with_name(stem.name + ends[0])) as file:
             for shard in shards:
                 _copy(directory / shard["file"], manifest["dtype"], dtype, file)
-        with whole(stem.with_name(stem.name + ends[1])) as file:
+        with atomic_write(stem.with_name(stem.name + ends[1])) as file:
             for array in _index(lengths, dtype, kind):
                 file.write(array)
     return outputs

@@ -27,7 +27,13 @@ from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_ids
 from llamac.runtime.data.token_shards import BATCH_BYTES
 from llamac.runtime.data.vocabulary import Unknown
-from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_nothing, write_note
+from llamac.runtime.durable_files import (
+    Damaged,
+    NewFile,
+    is_undamaged,
+    read_note_or_empty,
+    write_note,
+)
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
@@ -53,7 +59,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
         model = load_tokenizer_file(job.root / "tokenizer.model")
         folder = job.root / plan.source.name
         folder.mkdir(exist_ok=True)
-        saved = note_or_nothing(state)
+        saved = read_note_or_empty(state)
         if not _shards_are_whole(job, saved):
             saved = {}
         stem = f"{part.number:05}"
@@ -78,12 +84,12 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
 
 def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
     """Return whether the part is complete and all its files are unchanged."""
-    state = note_or_nothing(_state(work, plan, part))
+    state = read_note_or_empty(_state(work, plan, part))
     if not (state.get("done", False) and _shards_are_whole(job, state)):
         return False
     stem = job.root / plan.source.name
     return all(
-        is_whole(stem / f"{split}-{part.number:05}.{kind}", state[split]["hashes"][kind])
+        is_undamaged(stem / f"{split}-{part.number:05}.{kind}", state[split]["hashes"][kind])
         for split in SPLITS
         for kind in INDEX
     )
@@ -91,12 +97,12 @@ def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> b
 
 def _shards_are_whole(job: PrepareJob, state: dict[str, Any]) -> bool:
     shards = [shard for split in SPLITS for shard in state.get(split, {}).get("shards", [])]
-    return all(is_whole(job.root / shard["file"], shard["sha256"]) for shard in shards)
+    return all(is_undamaged(job.root / shard["file"], shard["sha256"]) for shard in shards)
 
 
 def read_part_state(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
     """Return the recorded state of a part: `_SplitState` values by split, and UNKNOWN."""
-    return note_or_nothing(_state(work, plan, part))
+    return read_note_or_empty(_state(work, plan, part))
 
 
 Encode = Callable[[list[Document]], list[np.ndarray]]

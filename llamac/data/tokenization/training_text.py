@@ -11,7 +11,7 @@ from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import folder_lock
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.vocabulary import has_saved_tokenizer, load_or_make_tokenizer
-from llamac.runtime.durable_files import is_whole, note_or_nothing, write, write_note
+from llamac.runtime.durable_files import is_undamaged, read_note_or_empty, write, write_note
 from llamac.runtime.tokenizers.tokenizer import (
     Tokenizer,
     sample_lines,
@@ -30,7 +30,7 @@ def count_text(work: Path, plan: SourcePlan) -> None:
 
 def is_counted(work: Path, plan: SourcePlan) -> bool:
     """Return whether `count_text` is done."""
-    return bool(note_or_nothing(_counts_path(work, plan)))
+    return bool(read_note_or_empty(_counts_path(work, plan)))
 
 
 def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
@@ -39,14 +39,14 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
     Held-out documents are excluded.
     """
     path = _lines_path(work, plan, part)
-    sizes = note_or_nothing(_counts_path(work, plan))["bytes"]
+    sizes = read_note_or_empty(_counts_path(work, plan))["bytes"]
     share = next(
         s for x, s in zip(job.sources, job.shares, strict=True) if x["name"] == _name(plan)
     )
     line_bytes = int(job.tokenizer["train_bytes"] * share)
     budget = min(line_bytes, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
     with folder_lock(path.with_name(f"{path.name}.draw")):
-        if not is_whole(path):
+        if not is_undamaged(path):
             documents = chunks.read_all(chunks_of(plan, part))
             texts = (d.text for d in documents if not job.is_held_out(d.text.encode()))
             lines = training_lines(
@@ -57,7 +57,7 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
 
 def is_drawn(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
     """Return whether `draw_lines` is done."""
-    return is_whole(_lines_path(work, plan, part))
+    return is_undamaged(_lines_path(work, plan, part))
 
 
 def choose_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
@@ -91,7 +91,7 @@ def _lines(paths: Iterator[Path]) -> Iterator[str]:
 
 def _key(work: Path) -> str:
     """Return the hash of the settings that this tokenizer belongs to."""
-    return note_or_nothing(work / "plan.json").get("key", "")
+    return read_note_or_empty(work / "plan.json").get("key", "")
 
 
 def _name(plan: SourcePlan) -> str:

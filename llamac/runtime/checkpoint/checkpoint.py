@@ -97,7 +97,7 @@ def commit(
     All ranks call this. tensors: this rank's parts. state: from `checkpoint_state`. If any rank
     cannot write its part, raises RunError on all ranks after deleting the files written.
     """
-    directory = durable_files.inside(run, "checkpoints")
+    directory = durable_files.path_within(run, "checkpoints")
     final = checkpoint_path(run, state["step"])
     temporary = directory / f".writing-{final.name}"
 
@@ -242,7 +242,7 @@ def find_resume_point(
     Raises:
         RunError: the checkpoint is damaged, holds weights only, or has other settings.
     """
-    ranks.on_first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
+    ranks.on_first(lambda: _remove_leftovers(durable_files.path_within(run, "checkpoints")))
     try:
         path = _choose(run, resume, log, ranks)
     except RunError as error:

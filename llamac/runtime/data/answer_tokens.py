@@ -24,7 +24,7 @@ from ..tokenizers.chat_template import (
     CHAT_TEMPLATE,
     ChatTemplate,
     ChatTemplateError,
-    shared_start,
+    common_prefix_length,
 )
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer
@@ -189,7 +189,7 @@ class AnswerEncoder:
             prompt, begin = conversation.prompt, np.array(self.chat.begin, np.int32)
             whole, first = self.model.encode_batch([prompt + conversation.completion, prompt])
             ids = np.concatenate([begin, whole, end])
-            return ids, np.arange(len(ids)) >= len(begin) + shared_start(whole, first)
+            return ids, np.arange(len(ids)) >= len(begin) + common_prefix_length(whole, first)
         if self.template is None:
             raise SourceError(
                 "the records are chats, and the tokenizer has no chat template: set "

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..durable_files import Damaged, check_once, read_seal, whole
+from ..durable_files import Damaged, atomic_write, check_once, read_seal
 from .prepared import SPLITS, document_end, lock_directory
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
@@ -56,10 +56,13 @@ def pack(
             progress(f"packing {source['name']}", 0)
             lengths = document_lengths(root, manifest, source[split]["shards"])
             first, second = packed_paths(root, source, split, sequence_length)
-            with whole(first, sealed=True) as of_pieces, whole(second, sealed=True) as of_sequences:
+            with (
+                atomic_write(first, sealed=True) as pieces_file,
+                atomic_write(second, sealed=True) as sequences_file,
+            ):
                 for pieces, sequences in pack_documents(lengths, sequence_length):
-                    of_pieces.write(pieces.astype("<i8").tobytes())
-                    of_sequences.write(sequences.astype("<i8").tobytes())
+                    pieces_file.write(pieces.astype("<i8").tobytes())
+                    sequences_file.write(sequences.astype("<i8").tobytes())
 
 
 def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .. import durable_files
-from ..durable_files import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
+from ..durable_files import Damaged, check, read_note_or_empty, sha256_of, write_array, write_note
 from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .answer_tokens import (
@@ -235,8 +235,8 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
 def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Write the source's shards and source.json; return its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
-    finished = note_or_nothing(directory / "source.json")
-    if finished.get("key") == key and _is_whole(job, finished["source"]):
+    finished = read_note_or_empty(directory / "source.json")
+    if finished.get("key") == key and _is_undamaged(job, finished["source"]):
         return finished["source"]
     clear(directory)
     writers = {name: ShardWriter(directory / name, job.dtype, job.shard_tokens) for name in SPLITS}
@@ -273,7 +273,7 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
     return part
 
 
-def _is_whole(job: PrepareJob, part: dict[str, Any]) -> bool:
+def _is_undamaged(job: PrepareJob, part: dict[str, Any]) -> bool:
     """Return whether the files of an earlier finished source are unchanged."""
     try:
         check(job.root / part["name"] / "unigrams.npy", part["unigrams_sha256"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..durable_files import is_whole, note_or_nothing, write, write_note
+from ..durable_files import is_undamaged, read_note_or_empty, write, write_note
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import (
     EOS,
@@ -71,9 +71,9 @@ def load_or_make_tokenizer(
 
 def has_saved_tokenizer(job: PrepareJob, key: str) -> bool:
     """Return whether the directory has an undamaged tokenizer for `key`."""
-    noted = note_or_nothing(job.root / "tokenizer.json")
+    noted = read_note_or_empty(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
-    return noted.get("key") == key and is_whole(path, noted["file_sha256"])
+    return noted.get("key") == key and is_undamaged(path, noted["file_sha256"])
 
 
 def train_on_sources(job: PrepareJob) -> Tokenizer:

@@ -27,7 +27,7 @@ from ..kernels.padding import PADDING
 from .choice_metrics import question_metrics
 
 
-class Encodes(Protocol):
+class QuestionEncoder(Protocol):
     """Interface of the tokenizer that encodes questions."""
 
     eos: int
@@ -68,7 +68,7 @@ class EncodedQuestion:
 
 
 def read_questions(
-    path: str | Path, tasks: Sequence[str], count: int, tokenizer: Encodes
+    path: str | Path, tasks: Sequence[str], count: int, tokenizer: QuestionEncoder
 ) -> list[EncodedQuestion]:
     """Read the first `count` questions of each task, tasks taking turns. Raises RunError."""
     found: dict[str, list[EncodedQuestion]] = {task: [] for task in tasks}
@@ -92,7 +92,7 @@ def read_questions(
     return [found[task][turn] for turn in turns for task in tasks if turn < len(found[task])]
 
 
-def _question(row: Mapping[str, Any], tokenizer: Encodes) -> EncodedQuestion:
+def _question(row: Mapping[str, Any], tokenizer: QuestionEncoder) -> EncodedQuestion:
     prompts, choices, gold = row["prompts"], row["choices"], row["gold"]
     if not choices or not 0 <= gold < len(choices) or not all(choices):
         raise ValueError("its choices are empty, or `gold` is not one of them")
@@ -101,15 +101,15 @@ def _question(row: Mapping[str, Any], tokenizer: Encodes) -> EncodedQuestion:
     pairs += [(against, choice) for choice in choices] if against else []
     return EncodedQuestion(
         row["task"],
-        tuple(encoded_pair(tokenizer, *pair) for pair in pairs),
+        tuple(encode_pair(tokenizer, *pair) for pair in pairs),
         tuple(len(choice.lstrip()) for choice in choices),
         gold,
         bool(against),
     )
 
 
-def encoded_pair(
-    tokenizer: Encodes, context: str, continuation: str
+def encode_pair(
+    tokenizer: QuestionEncoder, context: str, continuation: str
 ) -> tuple[list[int], list[int]]:
     """Return the tokens of a context, begun as texts in training are, and of what follows.
 

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2019), as the LLaMA paper trained with (section 2.3)."""
+"""AdamW (Loshchilov & Hutter 2019), LLaMA's optimizer (section 2.3 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's fused AdamW with the two on-device inputs that its kernels take from a GradScaler.
+    """torch's fused AdamW with two scalars on the device, which its kernels support for GradScaler.
 
-    `grad_scale` (gradients are divided by it inside the kernel) does the clipping without another
-    pass over memory; `found_inf` (1.0: change neither parameters, moments nor step counts) skips
-    a step without synchronising with the host.
+    grad_scale: divides the gradients inside the kernel, which clips them without another pass over
+    memory. found_inf: 1.0 skips the step, changing neither parameters, moments nor step counts,
+    without synchronising with the host.
     """
 
     STATES = ("exp_avg", "exp_avg_sq")  # float32, shaped as the parameter; see spec/optimizer.py

@@ -1,4 +1,4 @@
-"""Lion (Chen et al. 2023, algorithm 2): the sign of an interpolated moment is the update."""
+"""Lion (Chen et al. 2023, algorithm 2): updates by the sign of an interpolated moment."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 
 class Lion(Optimizer):
-    """Lion with decoupled weight decay, one moment per parameter.
+    """Lion with decoupled weight decay, and one moment per parameter.
 
-    Takes `grad_scale` and `found_inf` as `AdamW` does. Updates are larger than AdamW's: the paper
-    takes a learning rate 3 to 10 times smaller and a weight decay as much larger.
+    grad_scale, found_inf: as in `AdamW`. Its updates are larger than AdamW's, so the paper uses a
+    learning rate 3 to 10 times smaller, and a weight decay larger by the same factor.
     """
 
     STATES = ("exp_avg",)  # float32, shaped as the parameter; see spec/optimizer.py
@@ -27,7 +27,7 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update every parameter that has a gradient, without synchronising with the device."""
+        """Update all parameters with gradients in place, without synchronising with the device."""
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Interface of an update rule, implemented by each file of `runtime/optimizers`."""
+"""Interface of the update rules in `runtime/optimizers`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class Algorithm(Protocol):
-    """A torch optimizer as `MixedPrecisionOptimizer` uses it.
+    """Interface of a torch optimizer that `MixedPrecisionOptimizer` can use.
 
-    STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
-    `grad_scale`, and where `found_inf` is 1.0 changes neither parameters, states nor step counts.
+    STATES: names of its float32 states of the parameter's shape. grad_scale: scalar by which `step`
+    divides gradients. found_inf: scalar; if it is 1.0, `step` changes neither parameters, states
+    nor step counts.
     """
 
     STATES: ClassVar[tuple[str, ...]]

@@ -1,9 +1,9 @@
 """Render chats with a model's chat template into tokens, and mark the tokens of answers.
 
-Templates are Jinja as transformers runs them, in jinja2's sandbox. Tokens of answers are those of
-`{% generation %}` blocks, if the template has them. Otherwise an assistant's message is what the
-template appends to the messages before it and the prompt for an answer, up to the last special
-token: the one that ends the turn counts, the line break after it does not.
+Templates are Jinja as in transformers, run in jinja2's sandbox. Tokens of answers are those of
+`{% generation %}` blocks, if the template has them. Otherwise an answer is the text that the
+template appends to the earlier messages and the generation prompt, up to its last special token:
+the one that ends the turn belongs to it, the line break afterwards does not.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class ChatTemplateError(RunError, ValueError):
-    """The chat template is invalid, or refuses a chat."""
+    """The chat template is invalid, or rejects a chat."""
 
 
 class RenderedChat(NamedTuple):
-    """Tokens of a chat. ids: int32 [n]. answers: bool [n], whether a token is of an answer."""
+    """Tokens of a chat. ids: int32 [n]. answers: mask of the tokens of answers, bool [n]."""
 
     ids: np.ndarray
     answers: np.ndarray
 
 
 class ChatTemplate:
-    """A chat template with the tokenizer that it was written for.
+    """A chat template with its tokenizer.
 
-    Names of special tokens that the template writes become those tokens; in a message they are
-    plain text.
+    Names of special tokens in the template become those tokens; in a message they are plain text.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str, bos: str = "") -> None:
-        """Compile the template. bos: text of the token that it may begin chats with.
+        """Compile the template. bos: text of the BOS token, which the template may refer to.
 
-        Raises ChatTemplateError.
+        Raises ChatTemplateError if the template is invalid.
         """
         self.tokenizer, self.bos = tokenizer, bos
         self.eos = tokenizer.piece(tokenizer.eos) if tokenizer.eos >= 0 else ""
@@ -60,17 +59,21 @@ class ChatTemplate:
         self._template = _compiled(template)
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Return the tokens of a chat up to the next answer. Raises ChatTemplateError."""
+        """Return the ids of a chat up to the beginning of the next answer.
+
+        Raises ChatTemplateError if the template rejects the chat.
+        """
         signs = _Signs(messages)
         text = self._render(self._quoted(messages, signs), signs, add_generation_prompt=True)
         text = signs.without_blocks(text)[0]
         return self._encoded(text, [], signs).ids.tolist()
 
     def render(self, messages: Messages) -> RenderedChat:
-        """Return the tokens of a whole chat, and which of them are answers.
+        """Return the tokens of a complete chat with the mask of its answers.
 
-        A message with `weight` 0 is no answer to learn. Raises ChatTemplateError if the template
-        refuses the chat, or renders the beginning of the chat in another way by itself.
+        Assistant messages with `weight` 0 are not marked as answers. Raises ChatTemplateError if
+        the template rejects the chat, or if, without generation blocks, it changes earlier messages
+        when later ones follow.
         """
         signs = _Signs(messages)
         quoted = self._quoted(messages, signs)
@@ -79,7 +82,7 @@ class ChatTemplate:
         learned = [n for n in answers if messages[n].get("weight", 1)]
         if not blocks:
             blocks = [self._appended(text, quoted, n, signs) for n in learned]
-        elif learned != answers:  # which block is of which answer must be known
+        elif learned != answers:  # blocks must be matched with answers
             if len(blocks) != len(answers):
                 raise ChatTemplateError(
                     f"the chat template has {len(blocks)} generation blocks for {len(answers)} "
@@ -89,11 +92,11 @@ class ChatTemplate:
         return self._encoded(text, blocks, signs)
 
     def ends_answer(self, token: int) -> bool:
-        """Return whether a special token may end an answer."""
+        """Return whether a token is special, so that it may end an answer."""
         return token in self._special.values()
 
     def _appended(self, text: str, messages: Messages, number: int, signs: _Signs) -> _Span:
-        """Return where an answer stands in the rendered chat."""
+        """Return the span of message `number`, an answer, in the rendered chat."""
         before = self._render(messages[:number], signs, add_generation_prompt=True)
         through = self._render(messages[: number + 1], signs)
         if not (through.startswith(before) and text.startswith(through)):
@@ -105,7 +108,7 @@ class ChatTemplate:
         return len(before), max(ends, default=len(through))
 
     def _quoted(self, messages: Messages, signs: _Signs) -> list[dict[str, Any]]:
-        """Return the messages with the names of special tokens broken, so that they stay text."""
+        """Return the messages with a mark in names of special tokens, which keeps them text."""
 
         def quoted(value: Any) -> Any:
             if not isinstance(value, str):
@@ -134,7 +137,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template cannot be used: {error}") from error
 
     def _encoded(self, text: str, spans: Sequence[_Span], signs: _Signs) -> RenderedChat:
-        """Return the tokens of a rendered text, and which of them are within the spans."""
+        """Return the tokens of a rendered text, with the mask of those within the spans."""
         ids: list[np.ndarray] = []
         answers: list[np.ndarray] = []
         for begin, end, special in self._parts(text):
@@ -153,17 +156,17 @@ class ChatTemplate:
         return RenderedChat(np.concatenate([empty[0], *ids]), np.concatenate([empty[1], *answers]))
 
     def _within(self, whole: np.ndarray, before: str, after: str, signs: _Signs) -> np.ndarray:
-        """Return which of the tokens are not of the text before or after alone, bool [n].
+        """Return the mask of tokens that do not lie in the text before or after only, bool [n].
 
-        A token across a border belongs to the answer, as in transformers.
+        A token across the boundary belongs to the answer, as in transformers.
         """
-        head = shared_start(whole, self._plain(before, signs)) if before else 0
-        rest = shared_start(whole[::-1], self._plain(after, signs)[::-1]) if after else 0
+        head = common_prefix_length(whole, self._plain(before, signs)) if before else 0
+        rest = common_prefix_length(whole[::-1], self._plain(after, signs)[::-1]) if after else 0
         place = np.arange(len(whole))
         return (place >= head) & (place < len(whole) - rest)
 
     def _parts(self, text: str) -> Iterator[tuple[int, int, int | None]]:
-        """Yield begin, end and id of special tokens, and of the text between, whose id is None."""
+        """Yield (begin, end, id) of special tokens and of the text between, whose id is None."""
         done = 0
         for match in self._names.finditer(text):
             if done < match.start():
@@ -181,9 +184,9 @@ _Span = tuple[int, int]  # begin and end of an answer, in characters
 
 
 class _Signs:
-    """Three characters of private use that the messages do not contain.
+    """Three private-use characters that the messages do not contain.
 
-    quote breaks a special token's name; begin and end enclose a generation block.
+    quote: marks a special token's name as text. begin, end: enclose a generation block.
     """
 
     def __init__(self, messages: Messages) -> None:
@@ -192,7 +195,7 @@ class _Signs:
         self.quote, self.begin, self.end = next(free), next(free), next(free)
 
     def without_blocks(self, text: str) -> tuple[str, list[_Span]]:
-        """Return a rendered text without the signs of its blocks, and the blocks' places."""
+        """Return (rendered text without the signs of its blocks, spans of the blocks)."""
         pieces, spans, at = re.split(f"[{self.begin}{self.end}]", text), list[_Span](), 0
         for number, piece in enumerate(pieces):
             if number % 2:
@@ -201,8 +204,8 @@ class _Signs:
         return "".join(pieces), spans
 
 
-def shared_start(one: np.ndarray, other: np.ndarray) -> int:
-    """Return the length of the common prefix of two texts, in tokens."""
+def common_prefix_length(one: np.ndarray, other: np.ndarray) -> int:
+    """Return the number of tokens in the common prefix of two arrays of ids."""
     return sum(1 for _ in takewhile(bool, map(int.__eq__, one.tolist(), other.tolist())))
 
 
@@ -215,7 +218,7 @@ def _compiled(template: str) -> Any:
         raise ChatTemplateError("a chat template needs jinja2: pip install jinja2") from error
 
     class Generation(Extension):
-        """Blocks `{% generation %}` of transformers, whose output is enclosed in signs."""
+        """Blocks `{% generation %}` as in transformers, whose output is enclosed in signs."""
 
         tags = {"generation"}  # noqa: RUF012
 

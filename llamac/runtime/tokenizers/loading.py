@@ -1,4 +1,4 @@
-"""Loading of tokenizers of all known formats."""
+"""Load tokenizers of all supported formats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .tokenizer_json import JsonTokenizer
 def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Tokenizer:
     """Load a tokenizer file: SentencePiece, tokenizer.json, or Llama 3's tiktoken file.
 
-    eos: id or text of the piece that ends documents; by default the one named by the file or by the
-    tokenizer_config.json beside it. Raises TokenizerError, naming the file.
+    eos: id or text of the piece that ends documents; None for the one in the file or in the
+    tokenizer_config.json beside it. Raises TokenizerError, which names the file.
     """
     try:
         file = read_tokenizer(Path(path))

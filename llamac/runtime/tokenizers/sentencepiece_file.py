@@ -17,19 +17,19 @@ KIND_IS_CONTROL = b"\x18\x03"  # field 3 of a piece: its type is CONTROL
 BOS_PIECE, EOS_PIECE = 46, 47
 
 
-def check_whole(model: bytes) -> None:
+def check_complete(model: bytes) -> None:
     """Raise ValueError unless `model` is a protobuf with pieces and both settings.
 
-    The settings come last; SentencePiece itself accepts a model that is cut off before them.
+    The settings come last, and SentencePiece itself accepts a model that is truncated before them.
     """
     if not {PIECES, TRAINER, NORMALIZER} <= {number for number, *_ in fields(model)}:
         raise ValueError("the file is truncated")
 
 
-def ended_by(model: bytes, token: int, piece: str) -> bytes:
-    """Return the model with piece number `token` as its EOS.
+def with_eos(model: bytes, token: int, piece: str) -> bytes:
+    """Return a copy of the model whose EOS is the piece with id `token` and text `piece`.
 
-    The piece becomes a control piece, which no text encodes to and which decodes to nothing.
+    It becomes a control piece, to which no text is encoded and which decodes to nothing.
     """
     out, number = [], 0
     for field, value, whole in fields(model):
@@ -42,8 +42,8 @@ def ended_by(model: bytes, token: int, piece: str) -> bytes:
     return b"".join(out) + _field(TRAINER, _field(EOS_PIECE, piece.encode()))
 
 
-def begun_by(model: bytes, piece: str) -> bytes:
-    """Return the model with a control piece of its own as its BOS."""
+def with_bos(model: bytes, piece: str) -> bytes:
+    """Return a copy of the model whose BOS is `piece`, the text of one of its control pieces."""
     return model + _field(TRAINER, _field(BOS_PIECE, piece.encode()))
 
 
@@ -52,9 +52,9 @@ def _field(number: int, value: bytes) -> bytes:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Any, bytes]]:
-    """Yield (number, value, the whole field's bytes) of a protobuf. A varint's value is an integer.
+    """Yield (field number, value, bytes of the whole field) of a protobuf message.
 
-    Raises ValueError if the data is cut off.
+    The value is an int for varints, else bytes. Raises ValueError if the data is truncated.
     """
     at = 0
     while at < len(data):

@@ -1,8 +1,8 @@
-"""Llama 3's tokenizer.model, a tiktoken file of 128,000 ranks, as a tokenizer.json.
+"""Convert Llama 3's tokenizer.model, a tiktoken file of 128,000 ranks, to a tokenizer.json.
 
-Such a file has a line `base64-of-bytes rank` for each token and nothing else. How text is split
-and which special tokens follow is written in Meta's code (llama3/llama/tokenizer.py), so only a
-file of Llama 3's size can be read: others split differently.
+Such a file has a line `base64-of-bytes rank` for each token and nothing else. The pattern that
+splits text and the special tokens are in Meta's code (llama3/llama/tokenizer.py), so only files of
+Llama 3's size are supported: others split text differently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-RANKS = 128_000  # size of Llama 3's to 3.3's
+RANKS = 128_000  # number of ranks of Llama 3 to 3.3
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,14 +24,14 @@ _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 
 def is_tiktoken(model: bytes) -> bool:
-    """Return whether the first line is a token and its rank."""
+    """Return whether the bytes look like a tiktoken file: the first line is a token and a rank."""
     return bool(_LINE.fullmatch(model[:4096].split(b"\n", 1)[0].rstrip(b"\r")))
 
 
-def as_tokenizer_json(model: bytes) -> bytes:
-    """Convert to a tokenizer.json.
+def to_tokenizer_json(model: bytes) -> bytes:
+    """Return the contents of a tiktoken file as a tokenizer.json.
 
-    Raises ValueError for a damaged file, or one of another size than Llama 3's.
+    Raises ValueError if it is damaged, or has another size than Llama 3's.
     """
     ranks = _ranks(model)
     if len(ranks) != RANKS or sorted(ranks.values()) != list(range(RANKS)):
@@ -73,7 +73,7 @@ def as_tokenizer_json(model: bytes) -> bytes:
 
 
 def special_token(token: int, content: str) -> dict[str, Any]:
-    """Return an entry of a tokenizer.json's `added_tokens`."""
+    """Return an entry of tokenizer.json's `added_tokens`. token: its id. content: its text."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token, "content": content, **flags, "special": True}
 

@@ -1,9 +1,9 @@
 """Train and apply SentencePiece as LLaMA does (LLaMA paper, section 2.1), losslessly.
 
 Digits are split, unknown characters become bytes, and text is not normalised. Two properties of
-SentencePiece would break the exact round trip. It writes a space as U+2581 and cannot tell the two
-apart, so a real U+2581 is encoded as its three byte pieces. And it silently ignores training lines
-of 4192 bytes or more, so longer ones are cut.
+SentencePiece need a workaround. It represents a space by U+2581 and cannot distinguish the two, so
+a real U+2581 is encoded as its three byte pieces. And it silently ignores training lines of 4192
+bytes or more, so longer ones are cut.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunError
-from .sentencepiece_file import check_whole, ended_by
+from .sentencepiece_file import check_complete, with_eos
 from .tokenizer_file import PROBES
 
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
-SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
+SEGMENT = 1 << 16  # characters that SentencePiece encodes at a time, to bound memory
 SAMPLE_BLOCK = 1 << 14  # bytes per sampled block of text
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
 SMALLEST_VOCABULARY = 320  # smallest vocabulary of a trained tokenizer: bytes and some characters
@@ -39,34 +39,36 @@ class TokenizerError(RunError, ValueError):
 class Tokenizer:
     """A SentencePiece model.
 
-    If it is `lossless`, `decode(encode(text)) == text` for every valid Unicode string. Models
-    trained here are, and so is LLaMA's own.
+    If it is `lossless`, `decode(encode(text)) == text` for every valid Unicode string. LLaMA's
+    model and those of `train_tokenizer` are.
 
-    Text never encodes to control pieces. It does to user-defined symbols, which SentencePiece
-    defines as text that is always one piece; they decode to themselves. If EOS is such a symbol,
-    it becomes a control piece.
+    Text is never encoded to control pieces. It is to user-defined symbols, which SentencePiece
+    defines as text that is always one piece, and they decode to themselves. If EOS is such a
+    symbol, it becomes a control piece.
 
-    vocab_size: the largest id + 1. unk, bos, eos: ids, -1 where the model has none.
+    model: contents of the model file. vocab_size: largest id + 1. unk, bos, eos: ids; -1 if the
+    model has none. control: names of control pieces and of the unknown piece.
     """
 
     def __init__(
         self, model: bytes, eos: int | str | None = None, usual: str | None = None
     ) -> None:
-        """Load a model.
+        """Load a model from the contents of its file.
 
-        eos: id or text of the piece that ends documents, if it is not the model's own. usual: its
-        text if neither `eos` nor the model gives it. Raises TokenizerError.
+        eos: id or text of the piece that ends documents; None for the model's own. usual: text of
+        that piece if neither `eos` nor the model specifies it. Raises TokenizerError if the model
+        is damaged, or `eos` is unknown or ordinary text.
         """
         sentencepiece = _sentencepiece()
         try:
-            check_whole(model)
+            check_complete(model)
             self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.vocab_size: int = pieces.vocab_size()
             self.unk: int = pieces.unk_id()
             if eos is None and pieces.eos_id() < 0 and usual is not None:
                 eos = None if pieces.piece_to_id(usual) == pieces.unk_id() else usual
             if eos is not None and (end := self._end(eos)) != pieces.eos_id():
-                model = ended_by(model, end, pieces.id_to_piece(end))
+                model = with_eos(model, end, pieces.id_to_piece(end))
                 self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
         except TokenizerError:
@@ -106,7 +108,7 @@ class Tokenizer:
         return found
 
     def candidates(self) -> str:
-        """Return "; it has …" with pieces that might end documents, for an error message."""
+        """Return a clause "; it has …" with pieces that might end documents, for error messages."""
         bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
         names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
         found = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
@@ -114,10 +116,9 @@ class Tokenizer:
 
     @property
     def pieces_sha256(self) -> str:
-        """Return a hash of pieces, scores and types, in order of id.
+        """Return the sha256 of all pieces, scores and types in order of id.
 
-        Model files also contain training settings, so files may differ and their vocabularies be
-        equal.
+        Model files also contain training settings, so different files may have equal vocabularies.
         """
         digest, pieces = hashlib.sha256(), self._pieces
         for i in range(self.vocab_size):
@@ -128,7 +129,7 @@ class Tokenizer:
 
     @cached_property
     def lost(self) -> list[str]:
-        """Return the names of the `PROBES` that decoding does not restore.
+        """Return the names of the `PROBES` that decoding does not restore exactly.
 
         Empty unless the tokenizer normalises text or has no pieces for some of it.
         """
@@ -138,19 +139,19 @@ class Tokenizer:
 
     @property
     def lossless(self) -> bool:
-        """Return whether every text of `PROBES` survives encoding and decoding unchanged."""
+        """Return whether decoding restores all `PROBES` exactly."""
         return not self.lost
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """Return how many tokens of `texts` are the unknown piece."""
+        """Count the unknown pieces in texts. encoded: ids of each text, int32 [n]."""
         return sum(int((ids == self.unk).sum()) for ids in encoded) if self.unk >= 0 else 0
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the text's tokens, int32 [n], without BOS or EOS."""
+        """Return the ids of a text, int32 [n], without BOS or EOS."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """Encode each text. The number of threads affects the speed, not the tokens."""
+        """Return the ids of each text, int32 [n]; `threads` affects the speed only."""
         split = [list(self._segments(text)) for text in texts]
         strings = [
             segment if i == 0 else self._lead + segment
@@ -168,26 +169,26 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the text of some tokens.
+        """Return the text of token ids.
 
-        BOS and EOS decode to nothing. An id beyond the vocabulary, which a model with a rounded-up
-        vocabulary may sample, is decoded as the unknown piece.
+        BOS and EOS decode to nothing. Ids outside the vocabulary, which a model whose vocabulary is
+        padded may sample, decode as the unknown piece.
         """
         known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]
         return self._pieces.decode(known)
 
     def piece(self, token: int) -> str:
-        """Return the text of a piece, with spaces as U+2581."""
+        """Return the text of the piece with id `token`, with spaces as U+2581."""
         return self._pieces.id_to_piece(token)
 
     def score(self, token: int) -> float:
-        """Return a piece's score: higher for earlier merges (BPE), log-probability (unigram)."""
+        """Return a piece's score: log-probability (unigram), or larger for earlier merges (BPE)."""
         return self._pieces.get_score(token)
 
     def _segments(self, text: str) -> Iterator[str | None]:
-        """Cut the text at each U+2581 (yielded as None) and, if it is long, after line ends.
+        """Split the text at each U+2581, yielded as None, and long text after line ends.
 
-        Pieces do not cross line ends. Text without them is cut at fixed lengths.
+        Pieces do not span lines. Long lines are split at fixed lengths.
         """
         for number, run in enumerate(text.split(SPACE_MARK) if self._mark else [text]):
             if number:
@@ -203,9 +204,9 @@ class Tokenizer:
 def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Tokenizer:
     """Train a SentencePiece model of exactly `vocab_size` pieces, deterministically.
 
-    kind: "bpe" or "unigram". Ids as LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces.
-    lines: without newlines (so that a newline is always its byte piece) and without U+2581.
-    Raises TokenizerError, naming the vocabulary sizes that this text allows.
+    lines: text without newlines, so that a newline is always its byte piece, and without U+2581.
+    kind: "bpe" or "unigram". The ids are LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces. Raises
+    TokenizerError if the text does not allow this vocabulary size, and names those it allows.
     """
     sentencepiece = _sentencepiece()
     model = io.BytesIO()
@@ -259,7 +260,7 @@ def _vocabulary_error(message: str, vocab_size: int) -> str:
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the non-blank lines of the texts, without U+2581, each cut to under 4192 bytes."""
+    """Yield the non-blank lines of texts, split at U+2581 and into pieces below 4192 bytes."""
     for text in texts:
         for line in text.split("\n"):
             for run in line.split(SPACE_MARK):
@@ -279,10 +280,10 @@ def _cut(line: str) -> Iterator[str]:
 
 
 def sample_lines(texts: Iterable[str], budget: int, key: str) -> list[str]:
-    """Return about `budget` bytes of the texts, spread evenly over all of them, in order.
+    """Return a random sample of the texts' blocks of lines, at least `budget` bytes, in order.
 
-    Each block of lines gets a pseudo-random rank from `key` and its number; the blocks of lowest
-    rank that fill the budget are kept. One pass, memory of the budget, deterministic.
+    Returns all blocks if they are smaller. Deterministic: each block gets a pseudo-random rank from
+    `key` and its number, and those of lowest rank are sampled. Memory is bounded by the budget.
     """
     heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first
     nbytes = 0

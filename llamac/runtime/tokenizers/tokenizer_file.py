@@ -1,4 +1,4 @@
-"""Detect the format of a tokenizer file, and try to load it in a separate process first."""
+"""Detect the format of a tokenizer file, and test that it loads in a separate process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .tiktoken_file import as_tokenizer_json, is_tiktoken
+from .tiktoken_file import is_tiktoken, to_tokenizer_json
 
 LARGEST_FILE = 1 << 28  # bytes; the largest published files have about 30 MB
 SECONDS = 60  # time limit for loading; the largest files take a few seconds
@@ -38,7 +38,7 @@ PROBES = {
     "private and unassigned characters": "\ue000\uffff\U0010ffff\ufeff",
     "control characters": "\x00\x07\x1b\x7f\x85\u2028",
 }
-"""Texts that some tokenizers do not restore, by what is lost."""
+"""Kind of text → example; some tokenizers do not restore it exactly."""
 
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -76,8 +76,8 @@ model, probes = sys.stdin.buffer.read(), {probes!r}
 class TokenizerFile:
     """Contents of a tokenizer file.
 
-    model: a tokenizer.json, or a SentencePiece model. usual_eos: text of the EOS piece in the
-    tokenizer_config.json beside it.
+    model: a tokenizer.json if `is_json`, else a SentencePiece model. usual_eos: text of the EOS
+    piece according to the tokenizer_config.json beside it, or None.
     """
 
     model: bytes
@@ -86,12 +86,16 @@ class TokenizerFile:
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:
-    """Read a tokenizer file, after a separate process has loaded it. Raises OSError, ValueError."""
+    """Read a tokenizer file, after testing in a separate process that it can be loaded and used.
+
+    A tiktoken file is converted to a tokenizer.json. Raises OSError if the file cannot be read,
+    ValueError if it is no usable tokenizer.
+    """
     if (size := path.stat().st_size) > LARGEST_FILE:
         raise ValueError(f"a file of {size:,} bytes is too large for a tokenizer")
     model = path.read_bytes()
     if is_tiktoken(model):
-        model = as_tokenizer_json(model)
+        model = to_tokenizer_json(model)
     is_json = model.startswith(MARKS) or model.lstrip()[:1] == b"{"
     _survived(model, is_json)
     return TokenizerFile(model, is_json, _configured_eos(path))

@@ -1,9 +1,9 @@
 """Load tokenizers of Hugging Face's `tokenizer.json` format, with the tokenizers library.
 
-Plain text never becomes a special token here. The library is told not to look for them in text;
-where a model finds one by itself (as Unigram, WordLevel and WordPiece may), the text is encoded
-again with an additional pre-tokenizer that cuts such names after the first character. Added tokens
-that are not special, such as runs of spaces, are ordinary pieces of text.
+Plain text is never encoded to special tokens. The library is configured not to search for them in
+text; where a model finds one by itself (as Unigram, WordLevel and WordPiece may), the text is
+encoded again with an additional pre-tokenizer that splits such names after the first character.
+Added tokens that are not special, such as runs of spaces, are ordinary pieces of text.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", 
 
 
 class JsonTokenizer(Tokenizer):
-    """A tokenizer.json, with the interface of `Tokenizer`.
+    """A tokenizer.json with the interface of `Tokenizer`, whose arguments and attributes it has.
 
-    model: the file's text; a copy in prepared data also stores its EOS as `eos`.
+    In prepared data, the file also stores the id of its EOS, as `eos`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def pieces_sha256(self) -> str:
-        """Return a hash of everything that affects encoding."""
+        """Return the sha256 of everything that affects encoding."""
         text = json.dumps(self._described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,10 +121,10 @@ class JsonTokenizer(Tokenizer):
         return tokenizer
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """Return how many tokens of `texts` are unknown.
+        """Count the unknown tokens of texts.
 
-        A model without an unknown piece drops unknown text; there, the characters that give no
-        token are counted.
+        A model without an unknown piece drops unknown text; then the characters that give no token
+        are counted.
         """
         if self.unk >= 0 or self.lossless:
             return super().unknown(texts, encoded)
@@ -141,7 +141,7 @@ class JsonTokenizer(Tokenizer):
         return self._whole.decode(known, skip_special_tokens=True)
 
     def score(self, token: int) -> float:
-        """Return 0: the format has merges instead of scores."""
+        """Return 0, as the format has merges instead of scores."""
         return 0.0
 
     def piece(self, token: int) -> str:

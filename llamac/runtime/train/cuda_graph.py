@@ -1,9 +1,9 @@
-"""CUDA graph of a micro-batch: one launch in place of one for each of its kernels.
+"""CUDA graph of a micro-batch: one launch instead of one per kernel.
 
-A small model's kernels take less time than the host needs to launch them, and the GPU waits. A
+A small model's kernels take less time than the host needs to launch them, so the GPU waits. A
 graph records the launches of a forward and backward pass once, with their addresses, and repeats
-them: the same kernels on the same inputs in the same order, and so the same bits. Collectives of
-tensor-parallel ranks and of `Replicas` are among them; all ranks capture at the same micro-batch.
+them: the same kernels in the same order, with bitwise equal results. Collectives of tensor-parallel
+ranks and of `Replicas` are captured too; all ranks capture at the same micro-batch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from .master_weights import MixedPrecisionOptimizer
 
 WARM_UP = 3
-"""Micro-batches before a capture: the first compiles, others may still choose algorithms."""
+"""Micro-batches before a capture: the first one compiles, the next may still choose algorithms."""
 
 
 class Recorder(Protocol):
-    """Interface to the device: what `CudaStream` does on CUDA."""
+    """Interface of what captures graphs: `CudaStream`, or a stand-in for rehearsals on a CPU."""
 
     def run(self, work: Callable[[], Tensor]) -> Tensor:
-        """Run `work` where it would be captured."""
+        """Run `work` on the stream on which it would be captured; return its output."""
         ...
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
@@ -38,12 +38,12 @@ class Recorder(Protocol):
 
 
 class CudaStream:
-    """The stream on which warm-up and captures run, and the memory that their graphs share.
+    """The stream of warm-up and captures, and the memory pool that the graphs share.
 
-    It is one for both: autograd remembers the stream on which it first saw a parameter, and a
-    capture must not wait for another stream. Captures look at errors of their own thread only,
-    since a checkpoint may be written in another. Graphs are replayed one at a time, so they can
-    have their activations in the same memory.
+    Both use one stream, because autograd remembers the stream on which it first saw a parameter,
+    and a capture must not wait for another one. Captures check errors of their own thread only,
+    since another thread may be writing a checkpoint. Graphs are replayed one at a time, so they can
+    share memory for activations.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,21 +53,25 @@ class CudaStream:
     def run(self, work: Callable[[], Tensor]) -> Tensor:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            found = work()
+            output = work()
         torch.cuda.current_stream().wait_stream(self.stream)
-        return found
+        return output
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
         options = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
         with torch.cuda.graph(graph, **options):
-            found = work()
-        return graph.replay, found
+            output = work()
+        return graph.replay, output
 
 
 @dataclass
-class Captured:
-    """One of the graphs: calls before its capture, its replay, and the loss that a replay sets."""
+class CapturedGraph:
+    """A graph, before or after its capture.
+
+    warm: number of warm-up calls so far. replay: function that replays it; None before its capture.
+    loss: scalar that a replay overwrites.
+    """
 
     warm: int = 0
     replay: Callable[[], None] | None = None
@@ -75,12 +79,13 @@ class Captured:
 
 
 class CudaGraph:
-    """Forward and backward of one micro-batch, whose gradients add up in the optimizer's.
+    """Forward and backward pass of one micro-batch, with a CUDA graph where possible.
 
-    On CUDA, calls after the first `WARM_UP` replay a graph, unless a micro-batch has other shapes.
-    With `mesh.replicas` there are two: a step's last micro-batch also reduces the gradients. If a
-    capture fails, it says why and goes on without; the results are the same. Activations stay
-    reserved between replays, so evaluations need memory beside them.
+    Gradients accumulate in the optimizer's masters. On CUDA, calls after the first `WARM_UP` replay
+    a graph, unless a micro-batch has other shapes. With `mesh.replicas` there are two graphs, as a
+    step's last micro-batch also reduces the gradients. If a capture fails, the reason is printed
+    and all calls run without a graph, with the same results. The graphs' activations stay allocated
+    between replays.
     """
 
     def __init__(
@@ -90,22 +95,30 @@ class CudaGraph:
         mesh: Mesh,
         recorder: Recorder | None = None,
     ) -> None:
-        """recorder: `CudaStream` by default, where the mesh is of CUDA devices."""
+        """Prepare without capturing. recorder: used on a CPU; on CUDA it is a `CudaStream`.
+
+        If there is a recorder, the optimizer zeroes gradients instead of freeing them.
+        """
         self.model, self.optimizer, self.mesh = model, optimizer, mesh
         self._recorder = CudaStream(mesh.device) if mesh.device.type == "cuda" else recorder
-        self._graphs = {False: Captured(), True: Captured()}  # by whether they reduce gradients
+        self._graphs = {
+            False: CapturedGraph(),
+            True: CapturedGraph(),
+        }  # by whether they reduce gradients
         self._inputs: tuple[Tensor, ...] = ()
         if self._recorder is not None:
             optimizer.keeps_gradients = True  # a graph adds to the addresses it was captured with
 
     @property
     def captured(self) -> bool:
+        """Return whether a graph has been captured."""
         return any(graph.replay for graph in self._graphs.values())
 
     def __call__(self, *inputs: Tensor, last: bool = True) -> Tensor:
-        """Return the loss of a micro-batch; the next call may overwrite it.
+        """Run a micro-batch; return its loss, a scalar that the next call may overwrite.
 
-        last: whether it is the last of its step, which all ranks must agree about.
+        inputs: tokens and labels, int64 [micro_batch, S]. last: whether it is the step's last
+        micro-batch, which must be equal on all ranks.
         """
         reduces = last and self.mesh.replicas is not None
         graph = self._graphs[reduces]
@@ -132,7 +145,7 @@ class CudaGraph:
         return loss.detach()
 
     def _capture(
-        self, recorder: Recorder, graph: Captured, inputs: tuple[Tensor, ...], reduces: bool
+        self, recorder: Recorder, graph: CapturedGraph, inputs: tuple[Tensor, ...], reduces: bool
     ) -> None:
         if not self._inputs:
             self._inputs = tuple(x.clone() for x in inputs)
@@ -140,7 +153,7 @@ class CudaGraph:
             graph.replay, graph.loss = recorder.capture(lambda: self._run(self._inputs, reduces))
         except RuntimeError as error:
             self._recorder = None
-            for name in self.optimizer.shadowed:  # what was captured has no values
+            for name in self.optimizer.shadowed:  # captured gradients have no values
                 self.optimizer.parameters[name].grad = None
             why = str(error).partition("\n")[0]
             log(f"no CUDA graph: its capture failed ({why}); kernels.cuda_graphs = false avoids it")
@@ -149,7 +162,8 @@ class CudaGraph:
 def accumulate(graph: CudaGraph, tokens: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
     """Accumulate the gradients of a step's micro-batches; return the sum of their losses.
 
-    tokens, labels: int64 [n, S]. micro_batch: sequences in each forward and backward pass.
+    tokens, labels: this rank's sequences, int64 [n, S]. micro_batch: sequences per forward and
+    backward pass. The loss is a float32 scalar on their device.
     """
     total = torch.zeros((), device=tokens.device)
     parts = list(zip(tokens.split(micro_batch), labels.split(micro_batch), strict=True))

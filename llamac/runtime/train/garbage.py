@@ -6,9 +6,9 @@ import gc
 
 
 class GarbageCollection:
-    """Context manager that disables automatic garbage collection, and collects at set steps.
+    """Context manager that disables automatic garbage collection and collects every few steps.
 
-    Automatic collection happens in the middle of a step, in different steps on each rank, while the
+    Automatic collection happens in the middle of a step, at different steps on each rank, while the
     other ranks wait. Objects alive at the start are frozen (`gc.freeze`). A step leaves no tensors
     in reference cycles, so memory does not grow between collections.
     """
@@ -28,5 +28,6 @@ class GarbageCollection:
         gc.unfreeze()
 
     def after_step(self, step: int) -> None:
+        """Collect if `step` is a multiple of `every`."""
         if step % self.every == 0:
             gc.collect()

@@ -1,4 +1,9 @@
-"""Learning-rate schedules as pure functions of the step, without state."""
+"""Learning-rate schedules as pure functions of the step.
+
+A shape maps (progress, decay) to the fraction of the way from `min_ratio` to 1 that is left.
+progress: 0 at the end of the warm-up, 1 at the last update. decay: fraction of the updates after
+the warm-up in which a shape decays, if it uses that.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import math
 
 
 def cosine(progress: float, decay: float) -> float:
-    """Return a half cosine from 1 to 0 (SGDR, Loshchilov & Hutter 2017, eq. 5; LLaMA 2.3)."""
+    """Return a half cosine from 1 to 0 (SGDR, Loshchilov & Hutter 2017, eq. 5; LLaMA, §2.3)."""
     return (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
@@ -21,13 +26,12 @@ def constant(progress: float, decay: float) -> float:
 
 
 def wsd(progress: float, decay: float) -> float:
-    """Return warmup-stable-decay (Hu et al. 2024): constant, then linear over the last part."""
+    """Return warmup-stable-decay (Hu et al. 2024): 1, then linear to 0 in the last `decay`."""
     return min(1.0, (1.0 - progress) / decay)
 
 
-# kind in a spec → share of the way from `min_ratio` to 1 that is left.
-# progress: 0 at the end of the warm-up, 1 at the last update. decay: last part of it that decays.
 SHAPES = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": wsd}
+"""`schedule.kind` of a spec → shape."""
 
 
 def learning_rate(
@@ -40,12 +44,12 @@ def learning_rate(
     min_ratio: float,
     decay: float = 1.0,
 ) -> float:
-    """Return the learning rate of update `step` (0-based; updates past the end keep the last rate).
+    """Return the learning rate of update `step`, counted from 0.
 
-    Warm-up is linear and reaches `peak` at update number `warmup_steps`; the decay then ends at
-    `peak * min_ratio` exactly on the last update. kind: a key of SHAPES, else
-    ValueError. decay: share of the
-    updates after the warm-up in which "wsd" decays.
+    Warm-up is linear and reaches `peak` at the `warmup_steps`-th update; the decay then ends at
+    `peak * min_ratio` exactly at update number `total_steps`, and later updates keep that rate.
+    kind: key of SHAPES, else ValueError. decay: fraction of the updates after the warm-up in which
+    "wsd" decays.
     """
     if kind not in SHAPES:
         raise ValueError(f"unknown schedule {kind!r}; known: {', '.join(SHAPES)}")

@@ -1,9 +1,9 @@
 """Mixed-precision training with bf16 weights and fp32 master weights.
 
-A gradient step of 1e-4 times a weight of 1 vanishes in bf16 (8 bits of mantissa), so the update
-happens on fp32 masters and is rounded back (Micikevicius et al. 2018, §3.1; Megatron-LM does the
-same). Bytes per parameter under AdamW: 2 weight + 4 master + 4 gradient + 8 moments = 18. A model
-computed in fp32 is its own master: 4 + 4 + 8 = 16.
+An update of 1e-4 to a weight of 1 vanishes in bf16 (8 bits of mantissa), so fp32 masters are
+updated and rounded to the weights (Micikevicius et al. 2018, §3.1; as in Megatron-LM). Bytes per
+parameter with AdamW: 2 weight + 4 master + 4 gradient + 8 moments = 18. fp32 weights are their own
+masters: 4 + 4 + 8 = 16.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..optimizers.update_rule import Algorithm
 
 
 class Outcome(NamedTuple):
-    """Mean loss (nats), gradient norm before clipping, and whether the step was skipped."""
+    """Result of a step: mean loss (nats), gradient norm before clipping, whether it was skipped."""
 
     loss: float
     grad_norm: float
@@ -27,13 +27,16 @@ class Outcome(NamedTuple):
 
 
 class MixedPrecisionOptimizer:
-    """The optimizer of one model: masters, their gradients and states, clipping, skipping.
+    """Optimizer of one model, with fp32 masters, gradient clipping and skipping of bad steps.
 
-    algorithm: the update rule, which takes `hyperparameters`.
     Call `loss.backward()` once per micro-batch, then `step(lr, loss, targets)` once. Losses and
     gradients are sums over targets; the update uses the mean, however targets are divided over
-    micro-batches and ranks. Gradients accumulate in fp32: a hook adds each bf16 gradient to its
-    master's and frees it, so at most a few bf16 gradients are alive at a time.
+    micro-batches and ranks. Gradients accumulate in fp32: a hook adds each bf16 gradient to that of
+    its master and frees it, so at most a few bf16 gradients are alive at a time. A step whose loss
+    or gradient norm is not finite changes nothing.
+
+    algorithm: update rule, constructed with parameter groups and `hyperparameters`. weight_decay:
+    applied to parameters of two or more dimensions. clip_norm: largest norm of the mean gradient.
     """
 
     def __init__(
@@ -53,9 +56,9 @@ class MixedPrecisionOptimizer:
             if parameter.dtype != torch.float32:
                 self.masters[name] = _shadow(parameter)
         self.shadowed = [n for n, p in self.parameters.items() if self.masters[n] is not p]
-        self.keeps_gradients = bool(self.shadowed)  # and zeroes them, rather than free them
+        self.keeps_gradients = bool(self.shadowed)  # zero gradients instead of freeing them
 
-        # Only matrices decay: decaying gains and biases to zero would work against the norms.
+        # Gains and biases do not decay: gains near zero would work against the norms.
         matrices = [master for master in self.masters.values() if master.ndim >= 2]
         vectors = [master for master in self.masters.values() if master.ndim < 2]
         groups = [
@@ -75,8 +78,9 @@ class MixedPrecisionOptimizer:
         """Clip by the global norm, update, and zero gradients, without device synchronisation.
 
         loss: scalar, summed over this rank's targets of the step. targets: scalar, their number.
-        Returns float32 [3]: mean loss, norm of its gradient before clipping, 1.0 if the step was
-        skipped because either is not finite (then parameters and moments are as before). `read` it.
+        Returns float32 [3] on the device, for `read`: mean loss, norm of its gradient before
+        clipping, and 1.0 if the step was skipped because either is not finite, else 0.0. A skipped
+        step changes neither parameters nor states.
         """
         loss, targets, norm = self.loss_targets_norm(loss, targets)
         targets = targets.clamp(min=1)
@@ -92,22 +96,22 @@ class MixedPrecisionOptimizer:
         return torch.stack([loss.float(), norm, skipped])
 
     def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, targets and L2 norm of the gradients, 0-d on the device, for one rank.
+        """Return (loss, targets, L2 norm of the gradients), scalars on the device, for one rank.
 
-        `ShardedOptimizer` overrides it for several ranks: change both, or their norms differ.
+        `ShardedOptimizer` overrides this for several ranks; keep the two definitions equal.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         return loss, targets, torch.nn.utils.get_total_norm(gradients)
 
     @staticmethod
     def read(outcome: Tensor) -> Outcome:
-        """Copy `step`'s result to the host, the only synchronisation of a step."""
+        """Return the result of `step` on the host; waits for the device."""
         loss, norm, skipped = outcome.tolist()
         return Outcome(loss, norm, bool(skipped))
 
     @torch.no_grad()
     def round_to_model(self) -> None:
-        """Copy the masters, rounded, into the model's weights, in few kernels on CUDA."""
+        """Round the masters to the model's weights in place, in few kernels on CUDA."""
         if self.shadowed:
             weights: list[Tensor] = [self.parameters[name] for name in self.shadowed]
             masters = [self.masters[name] for name in self.shadowed]
@@ -115,18 +119,21 @@ class MixedPrecisionOptimizer:
 
     @property
     def updates(self) -> int:
-        """Return the number of applied updates, without skipped steps, for bias correction."""
+        """Return the number of applied updates, without skipped steps; waits for the device."""
         return int(next(iter(self.algorithm.state.values()))["step"].item())
 
     def after_load(self, updates: int) -> None:
-        """Synchronise with masters and states just loaded, after `updates` applied updates."""
+        """Set step counts and round weights, after masters and states were loaded in place.
+
+        updates: number of updates applied so far.
+        """
         for state in self.algorithm.state.values():
             state["step"].fill_(updates)
         self.round_to_model()
 
 
 def _shadow(parameter: Parameter) -> Tensor:
-    """Return an fp32 master, whose gradient accumulates that of `parameter`."""
+    """Return an fp32 copy of `parameter`, to whose gradient a hook adds the parameter's own."""
     master = parameter.detach().float().clone()
     master.grad = torch.zeros_like(master)
 

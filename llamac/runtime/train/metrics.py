@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from .. import durable_files, events
 from ..errors import remedy
 from ..machine import forget_peak_memory, log, peak_memory_bytes
-from ..terminal import escaped, takes_escapes
+from ..terminal import escaped, supports_escapes
 from .plan_file import WARM, deviation, read_plan
 from .start_times import StartTimes
-from .surroundings import surroundings
-from .trackers import Row, trackers
+from .surroundings import run_environment
+from .trackers import Row, open_trackers
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """Appends one JSON object per step to RUN/metrics.jsonl, and passes it on to trackers.
+    """Context manager that appends one JSON object per step to RUN/metrics.jsonl.
 
-    A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
-    a crash, so that the file is always one clean curve. Other events are written to
-    RUN/events.jsonl. run_info: recorded at the start, from `Speed.run_info`. times: seconds of the
-    start, printed and recorded with the first row. Errors are reported once and never end the run;
-    rows that cannot be written are retried.
+    Rows are passed on to trackers, and other events are written to RUN/events.jsonl. A run that
+    resumes after step `resumed` drops later rows, and a last line cut short by a crash, so that the
+    file has one row per step. Errors of writing are reported once and never end the run; rows that
+    cannot be written are retried.
+
+    run_info: facts of the start, from `Speed.run_info`. times: seconds of the start, printed and
+    recorded with the first row.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Metrics:
         times: StartTimes | None = None,
         **tracker_settings: Any,
     ) -> None:
-        """Open the files. tracker_settings: arguments of `trackers`."""
+        """Open the files. tracker_settings: arguments of `open_trackers`."""
         self._times = times
         self._compiles = (run_info or {}).get("compute", "").startswith("torch.compile")
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
@@ -59,9 +61,10 @@ class Metrics:
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
         run_info = {"id": events.identity(run, resumed), **(run_info or {})}
         events.record(run, "start", resumed, dropped_rows=dropped, **run_info)
-        self._trackers = trackers(run, resumed, run_info, **tracker_settings)
+        self._trackers = open_trackers(run, resumed, run_info, **tracker_settings)
 
     def write(self, row: Row) -> None:
+        """Append a row, with null for values that are not finite, and send it to the trackers."""
         self._step = row["step"]
         if self._times is not None:
             self._times.end("compiling and first step" if self._compiles else "first step")
@@ -77,12 +80,12 @@ class Metrics:
             tracker.write(finite)
 
     def sample(self, text: str) -> str:
-        """Record a generated sample; return a line to print."""
+        """Record a generated sample in events.jsonl; return a line to print."""
         events.record(self.run, "sample", self._step, text=text)
         return f"sample after step {self._step:,}: {text}"
 
     def sync(self) -> None:
-        """Force the rows to disk: before a checkpoint, so that none is newer than its curve."""
+        """Flush the rows to disk; called before a checkpoint, which must not be newer than they."""
         with self._suppressed():
             if self._file is not None:
                 os.fsync(self._file.fileno())
@@ -133,9 +136,9 @@ class Metrics:
 class Speed:
     """Speed figures of a step: tokens per second, MFU, peak memory.
 
-    peak: FLOP/s of all devices, of which MFU is a fraction; a step that seems faster shows that it
-    was measured too low, and raises it. directory: its plan.json, if there is one, holds the
-    prediction. Peak memory counts from the creation of this object.
+    tokens: tokens per step over all ranks. peak: FLOP/s of all devices, the denominator of MFU; a
+    faster step raises it, as it was measured too low. directory: emitted directory, whose plan.json
+    has the prediction, if any. Peak memory is counted from the creation of this object.
     """
 
     tokens: int
@@ -149,9 +152,9 @@ class Speed:
         forget_peak_memory(self.device)
 
     def header(self, step: int, checkpoint: Path | None) -> str:
-        """Return lines on the convention of MFU, the prediction, if any, and where the run starts.
+        """Return lines about the convention of MFU, the prediction if any, and the first step.
 
-        step: the last one before the start. checkpoint: the one that the run continues from.
+        step: last step before the start. checkpoint: the one that the run resumes from, or None.
         """
         mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
         plan = [] if self.plan is None else [str(self.plan)]
@@ -159,10 +162,10 @@ class Speed:
         return "\n".join([mfu, *plan, start])
 
     def run_info(self, layout: Mapping[str, int], execution: str, checkpoint: Path | None) -> Row:
-        """Return the facts of a start, for `Metrics`.
+        """Return the facts of a start that `Metrics` records, as JSON values.
 
-        layout: ranks along each axis of the mesh. execution: compiled or eager, and why.
-        checkpoint: the one that the run continues from.
+        layout: mesh axis → number of ranks. execution: text that says whether the model is compiled
+        and why. checkpoint: the one that the run resumes from, or None.
         """
         return {
             "checkpoint": str(checkpoint) if checkpoint else None,
@@ -173,10 +176,14 @@ class Speed:
             "flops_per_token": self.flops_per_token,
             "peak_flops": self.peak,
             "directory": str(self.directory),
-            **surroundings(self.device, self.directory),
+            **run_environment(self.device, self.directory),
         }
 
     def row(self, seconds: float) -> Row:
+        """Return the speed and memory fields of the row of a step that took `seconds`.
+
+        May raise `peak`.
+        """
         rate = self.tokens / seconds
         flops = rate * self.flops_per_token
         self.peak = max(self.peak, flops)
@@ -207,14 +214,15 @@ class NoOutput:
 
 
 class Display:
-    """Progress display: a live line on a terminal, else a line every few steps."""
+    """Context manager that displays progress: a live line on a terminal, else lines."""
 
     def __init__(self, start: int, stop: int, every: int) -> None:
+        """start, stop: steps. every: number of steps per line, if there is no terminal."""
         self.stop = stop
         self.every = every
         self._steps = 0
         self._recent: deque[float] = deque(maxlen=21)  # seconds of steps, without the first
-        self._live = _live_line() if takes_escapes(sys.stdout) else None
+        self._live = _live_line() if supports_escapes(sys.stdout) else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
         )
@@ -230,9 +238,9 @@ class Display:
                 self._live.stop()
 
     def log(self, text: str, style: str = "") -> None:
-        """Print `text`, its control characters escaped, above the live line if there is one.
+        """Print `text` with control characters escaped, above the live line if there is one.
 
-        style: of rich, for that case.
+        style: style of rich, used above a live line only.
         """
         if self._live is not None:
             with contextlib.suppress(OSError):  # a closed terminal does not end the run
@@ -244,6 +252,7 @@ class Display:
             log(text)
 
     def step(self, row: Row) -> None:
+        """Display a step. row: its row of metrics."""
         self._steps += 1
         if self._steps > 1:  # the first step compiles
             self._recent.append(row["step_seconds"])
@@ -254,7 +263,7 @@ class Display:
         remaining = None if seconds is None else (self.stop - row["step"]) * seconds
         line = step_line(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
-            width = self._live.console.width - BESIDE
+            width = self._live.console.width - BAR_COLUMNS
             short = step_line(row, self.stop, remaining, width)
             self._live.update(self._task, completed=row["step"], description=short)
             skipped = "skipped_steps" in row
@@ -265,12 +274,12 @@ class Display:
 
 
 def stage_printer(log: Callable[[str], None]) -> Callable[[str, int], None]:
-    """Return a progress callback that prints each stage as it begins."""
-    said: list[str] = []
+    """Return a progress callback (stage, amount done) that prints each stage once, as it begins."""
+    printed: list[str] = []
 
     def progress(stage: str, _: int) -> None:
-        if stage not in said:
-            said.append(stage)
+        if stage not in printed:
+            printed.append(stage)
             log(f"{stage} …")
 
     return progress
@@ -279,9 +288,10 @@ def stage_printer(log: Callable[[str], None]) -> Callable[[str, int], None]:
 def step_line(
     row: Row, stop: int, remaining_seconds: float | None, width: int | None = None
 ) -> str:
-    """Format one step in at most `width` columns, omitting the least important values.
+    """Format the row of a step in at most `width` columns, omitting the least important values.
 
-    remaining_seconds: None if not yet known.
+    stop: last step of the run. remaining_seconds: estimated time to the end; None if not known yet.
+    width: None for no limit.
     """
     parts = [  # (importance, the lowest being 0; text)
         (9, f"step {row['step']:,}/{stop:,}"),
@@ -313,14 +323,14 @@ def _line(parts: list[tuple[int, str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as "1:06:40", preceded by days if any."""
+    """Format seconds as "1:06:40", or with days as "2d 1:06:40"."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return f"{days}d " * (days > 0) + f"{hour}:{minute:02}:{second:02}"
 
 
-BESIDE = 10 + 1 + 4 + 1  # columns of the bar and the percentage, spaces included
+BAR_COLUMNS = 10 + 1 + 4 + 1  # columns of the bar and the percentage, spaces included
 
 
 def _live_line() -> Progress:

@@ -1,4 +1,4 @@
-"""Compare a run with the prediction for a step in its plan.json."""
+"""Compare a run's steps with the prediction in its plan.json."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import torch
 from ..durable_files import read_json
 from ..machine import log
 
-WARM = 10  # steps to skip: compilation and first use of memory
-MOST = 0.15  # relative deviation above which it is reported
+WARM = 10  # steps to skip before comparing: they compile, and use memory for the first time
+MAX_DEVIATION = 0.15  # relative deviation above which it is reported
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """Predicted time and memory of one step on `device`, the name of a device file.
+    """Predicted time and memory of one step.
 
-    peak_memory_bytes: of a GPU's allocator; on a CPU, of the whole process.
+    device: name of the predicted device. peak_memory_bytes: peak of a GPU's allocator or, on a CPU,
+    of the whole process.
     """
 
     device: str
@@ -28,6 +29,7 @@ class PlannedStep:
     peak_memory_bytes: float
 
     def row(self) -> dict[str, float]:
+        """Return the prediction's fields in a row of metrics."""
         return {
             "predicted_step_seconds": self.step_seconds,
             "predicted_peak_memory_bytes": self.peak_memory_bytes,
@@ -41,9 +43,10 @@ class PlannedStep:
 
 
 def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
-    """Read the prediction of an emitted directory; None without one, or for another kind of device.
+    """Read the prediction in an emitted directory's plan.json.
 
-    It is for comparison only: a damaged file is reported, and None returned.
+    Returns None if there is none, if it is for another kind of device, or if the file is damaged,
+    which is reported but never an error.
     """
     path = directory / "plan.json"
     if not path.is_file():
@@ -64,7 +67,11 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
 
 
 def deviation(row: dict[str, Any]) -> str:
-    """Return a line on how a step deviates from its prediction; "" if it does not."""
+    """Return a message on how a step's time and memory deviate from the prediction, or "".
+
+    row: row of metrics that includes the prediction. Deviations of up to `MAX_DEVIATION` are left
+    out.
+    """
     seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
     measured, predicted_bytes = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
     found = [
@@ -78,7 +85,7 @@ def deviation(row: dict[str, Any]) -> str:
                 f"{measured / 1e9:.2f} GB, not {predicted_bytes / 1e9:.2f}",
             ),
         )
-        if abs(real / predicted - 1) > MOST
+        if abs(real / predicted - 1) > MAX_DEVIATION
     ]
     if not found:
         return ""

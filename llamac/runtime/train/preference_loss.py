@@ -1,10 +1,11 @@
-"""Direct preference optimisation: learn from pairs of a chosen and a rejected answer.
+"""Direct preference optimisation (DPO): learn from pairs of a chosen and a rejected answer.
 
-Of n pairs, rows 2i and 2i + 1 of a batch are the chosen and the rejected sequence. A *reward* is
-beta · (log-probability of the answer - that under the reference, the weights that training began
-from). The loss of a pair is -log sigmoid(reward of chosen - reward of rejected) (Rafailov et al.
-2023, equation 7); label_smoothing takes a fraction of the pairs to be labelled the wrong way round
-(Mitchell 2023, conservative DPO).
+Rows 2i and 2i + 1 of a batch are the chosen and the rejected sequence of pair i. The reference is
+the model with the weights that training began from. The reward of an answer is beta · (its
+log-probability - its log-probability under the reference), and the loss of a pair is
+-log sigmoid(reward of chosen - reward of rejected) (Rafailov et al. 2023, equation 7).
+label_smoothing is the assumed fraction of pairs with swapped labels (Mitchell 2023, conservative
+DPO).
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from ..distributed.mesh import Mesh
 from ..errors import RunError
 from ..kernels.padding import PADDING
 
-EVERY = 30.0  # seconds between messages on a reference that is computed
+EVERY = 30.0  # seconds between messages while the reference is computed
 FILE, NOTE = "reference.npy", "reference.json"
 MEANS = ("loss", "reward_chosen", "reward_rejected", "reward_accuracy")
 
 
 def count_pairs(labels: Tensor) -> Tensor:
-    """Count the pairs of a batch that are not padding alone: an int64 scalar."""
+    """Return the number of a batch's pairs that are not only padding, an int64 scalar.
+
+    labels: int64 [2n, S].
+    """
     return _counted(labels).sum()
 
 
@@ -46,10 +50,11 @@ def preference(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch's pairs with what is reported, and the loss's gradient.
+    """Return a batch's loss and rewards, and the gradient of the loss.
 
-    log_probabilities, reference: of sequences [2n]. labels: int64 [2n, S]; pairs of padding alone
-    count nothing. Returns sums over pairs, of `MEANS` [4], and d_log_probabilities [2n].
+    log_probabilities, reference: log-probability of each sequence under the model and under the
+    reference, [2n]. labels: int64 [2n, S]; pairs that are only padding do not count. Returns (sums
+    over pairs of the values in `MEANS` [4], d_log_probabilities [2n]).
     """
     rewards = beta * (log_probabilities - reference)
     chosen, rejected = rewards.unflatten(0, (-1, 2)).unbind(1)  # [n]
@@ -62,7 +67,7 @@ def preference(
 
 
 class Preferences:
-    """Steps and evaluations of a model that learns from pairs."""
+    """DPO training of a model: accumulates gradients of pairs, and evaluates held-out pairs."""
 
     def __init__(
         self,
@@ -74,18 +79,20 @@ class Preferences:
         label_smoothing: float = 0.0,
         reduce_each: bool = False,
     ) -> None:
-        """scores: the reference's log-probabilities of each split's answers, float32 [2 · pairs].
+        """Store the arguments.
 
-        reduce_each: whether gradients are reduced after each micro-batch, not after the last.
+        scores: split → log-probability of each answer under the reference, float32 [2 · pairs] on
+        the CPU. reduce_each: whether gradients are reduced after each micro-batch instead of after
+        the last one.
         """
         self.model, self.mesh, self.scores = model, mesh, scores
         self.options = {"beta": beta, "label_smoothing": label_smoothing}
         self.reduce_each = reduce_each
 
     def batch(self, pairs: Pairs, start: int, count: int, micro_batch: int) -> list[Tensor]:
-        """Return this rank's tokens, labels and reference log-probabilities of a batch.
+        """Return this rank's [tokens, labels, reference log-probabilities] of a step.
 
-        As `Mesh.batch`; the last float32 [n].
+        Arguments, tokens and labels are those of `Mesh.batch`; log-probabilities are float32 [n].
         """
         tokens, labels = self.mesh.batch(pairs, start, count, micro_batch)
         rows = pairs.answers(self.mesh.sequence_starts(start, count, micro_batch), micro_batch)
@@ -95,25 +102,30 @@ class Preferences:
     def accumulate(
         self, batch: list[Tensor], micro_batch: int
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Accumulate the gradients of the micro-batches of a `batch`.
+        """Run forward and backward of a batch's micro-batches, accumulating gradients.
 
-        Returns the sum of this rank's losses, the number of its pairs, and the means over all
-        ranks' pairs.
+        All ranks call this. Returns (sum of this rank's losses, number of its pairs, means over all
+        ranks' pairs for a row of metrics), all scalars on the device.
         """
         total = torch.zeros(len(MEANS), device=self.mesh.device)
         parts = list(zip(*(x.split(micro_batch) for x in batch), strict=True))
         for number, (tokens, labels, reference) in enumerate(parts, 1):
             self.mesh.set_gradient_sync(self.model, self.reduce_each or number == len(parts))
-            found = self.model(tokens, labels)  # log-probabilities of the answers
-            sums, d_found = preference(found.detach(), reference, labels, **self.options)
-            found.backward(d_found)
+            log_probabilities = self.model(tokens, labels)
+            sums, gradient = preference(
+                log_probabilities.detach(), reference, labels, **self.options
+            )
+            log_probabilities.backward(gradient)
             total += sums
         pairs = count_pairs(batch[1])
         return total[0], pairs, self._means(total, pairs)
 
     @torch.no_grad()
     def evaluate(self, pairs: Pairs, rows: int, micro_batch: int) -> dict[str, float]:
-        """Return the means over the first `rows` held-out answers, for a row of metrics."""
+        """Return the means over the first `rows` held-out answers, as fields of a row of metrics.
+
+        All ranks call this.
+        """
         total, count = torch.zeros(len(MEANS), device=self.mesh.device), 0
         together = micro_batch * self.mesh.data_ranks
         for start in range(0, min(rows, len(pairs)), together):
@@ -124,54 +136,66 @@ class Preferences:
         return {f"validation_{name}": value.item() for name, value in means.items()}
 
     def _means(self, sums: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-        """Return the means over all ranks' pairs, for a row of metrics, without synchronisation.
+        """Return the means over all ranks' pairs, by name, without synchronising with the device.
 
-        sums: of this rank, as from `preference`. pairs: their number.
+        sums: this rank's sums, as from `preference`. pairs: number of its pairs.
         """
         total = self.mesh.total(torch.cat([sums, pairs.to(sums).unsqueeze(0)]))
         means = dict(zip(MEANS, total[:-1] / total[-1].clamp(min=1), strict=True))
         return means | {"reward_margin": means["reward_chosen"] - means["reward_rejected"]}
 
 
-def preferences_of(
+def prepare_preferences(
     model: nn.Module,
     mesh: Mesh,
     splits: tuple[Pairs, ...],
     micro_batch: int,
     run: Path,
-    found: Path | None,
+    resumed_from: Path | None,
     settings: Mapping[str, Any],
     **options: Any,
 ) -> Preferences:
-    """Return a run's preferences, with the reference read from it or computed at its start.
+    """Create a run's `Preferences`, reading the reference's scores or computing them at its start.
 
-    model: with the starting weights, if the run is at its start. found: the checkpoint that the run
-    resumes from, whose run has the reference. settings: identify weights and data. options:
-    of `Preferences`. All ranks call this. Raises RunError if the reference is missing, damaged, or
-    of other weights or data.
+    All ranks call this. The scores are stored in RUN/reference.npy.
+
+    Args:
+        model: has the initial weights if the run is at its start.
+        mesh: of all ranks.
+        splits: pairs for training and, if any, for validation.
+        micro_batch: sequences per forward pass.
+        run: directory of the run.
+        resumed_from: checkpoint that the run resumes from, whose run has the scores; None at the
+            start.
+        settings: those that determine the loss curve; they identify the weights and the data.
+        options: further arguments of `Preferences`.
+
+    Raises:
+        RunError: the scores are missing or damaged, or belong to other weights or data.
     """
-    of = {key: settings.get(key) for key in ("prepared_data", "init", "adapters")}
-    homes = [run, *([found.resolve().parent.parent] if found else [])]
-    scores = mesh.ranks.on_first(lambda: _read(homes, of, found, splits))
+    origin = {key: settings.get(key) for key in ("prepared_data", "init", "adapters")}
+    runs = [run, *([resumed_from.resolve().parent.parent] if resumed_from else [])]
+    scores = mesh.ranks.on_first(lambda: _read(runs, origin, resumed_from, splits))
     if scores is None:
-        pairs = sum(one.pairs for one in splits)
-        mesh.log(f"reference: {pairs:,} pairs under the weights that training begins from")
-        scores = {one.split: _computed(model, mesh, one, micro_batch) for one in splits}
+        count = sum(pairs.pairs for pairs in splits)
+        mesh.log(f"reference: {count:,} pairs under the weights that training begins from")
+        scores = {pairs.split: _score(model, mesh, pairs, micro_batch) for pairs in splits}
         mesh.ranks.on_first(lambda: (run / NOTE).unlink(missing_ok=True))
-    mesh.ranks.on_first(lambda: _write(run, of, scores))
+    mesh.ranks.on_first(lambda: _write(run, origin, scores))
     tensors = {split: torch.from_numpy(values) for split, values in scores.items()}
     return Preferences(model, mesh, tensors, **options)
 
 
 @torch.no_grad()
-def _computed(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> np.ndarray:
+def _score(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> np.ndarray:
+    """Return the log-probability of each answer under `model`, float32 [2 · pairs]."""
     ordered, together = OrderedPairs(pairs), micro_batch * mesh.data_ranks
     scores = torch.zeros(-(-2 * pairs.pairs // together) * together, device=mesh.device)
-    said = time.monotonic()
+    last_message = time.monotonic()
     for start in range(0, len(scores), together):
-        if time.monotonic() > said + EVERY:
+        if time.monotonic() > last_message + EVERY:
             mesh.log(f"reference: {start // 2:,} of {pairs.pairs:,} pairs of {pairs.split}")
-            said = time.monotonic()
+            last_message = time.monotonic()
         tokens, labels = mesh.batch(ordered, start, together, micro_batch)
         (own,) = mesh.sequence_starts(start, together, micro_batch)
         scores[own : own + micro_batch] = model(tokens, labels).float()
@@ -179,30 +203,34 @@ def _computed(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> n
 
 
 def _read(
-    homes: list[Path], of: Mapping[str, Any], found: Path | None, splits: tuple[Pairs, ...]
+    runs: list[Path],
+    origin: Mapping[str, Any],
+    resumed_from: Path | None,
+    splits: tuple[Pairs, ...],
 ) -> dict[str, np.ndarray] | None:
-    home = next((one for one in homes if (one / NOTE).is_file()), None)
-    if home is None and found is None:
+    """Return split → scores from the first of `runs` that has them; None if they are to compute."""
+    home = next((run for run in runs if (run / NOTE).is_file()), None)
+    if home is None and resumed_from is None:
         return None
-    where = f"{home or homes[-1]}/{FILE}, the reference of the run's loss,"
-    again = "restore it, or start a new run with -o DIR (train.py: --run DIR)"
+    where = f"{home or runs[-1]}/{FILE}, the reference of the run's loss,"
+    advice = "restore it, or start a new run with -o DIR (train.py: --run DIR)"
     try:
-        note = durable_files.read_note((home or homes[-1]) / NOTE)
+        note = durable_files.read_note((home or runs[-1]) / NOTE)
         if note is None:
-            raise RunError(f"{where} is missing: {again}")
-        if note["of"] != of:
-            if found is None:  # of a run that never saved a step
+            raise RunError(f"{where} is missing: {advice}")
+        if note["of"] != origin:
+            if resumed_from is None:  # left by a run that never saved a step
                 return None
-            raise RunError(f"{where} is of other weights or data: {again}")
-        path = durable_files.check(Path(home or homes[-1], FILE), note["scores_sha256"])
-        scores = np.split(np.load(path), np.cumsum([2 * one.pairs for one in splits])[:-1])
+            raise RunError(f"{where} is of other weights or data: {advice}")
+        path = durable_files.check(Path(home or runs[-1], FILE), note["scores_sha256"])
+        scores = np.split(np.load(path), np.cumsum([2 * pairs.pairs for pairs in splits])[:-1])
     except (OSError, ValueError) as error:
-        raise RunError(f"{where} cannot be read: {error}; {again}") from error
-    return {one.split: values for one, values in zip(splits, scores, strict=True)}
+        raise RunError(f"{where} cannot be read: {error}; {advice}") from error
+    return {pairs.split: values for pairs, values in zip(splits, scores, strict=True)}
 
 
-def _write(run: Path, of: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> None:
+def _write(run: Path, origin: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> None:
     if (run / NOTE).is_file():
         return
     sha256 = durable_files.write_array(run / FILE, np.concatenate(list(scores.values())))
-    durable_files.write_note(run / NOTE, {"of": dict(of), "scores_sha256": sha256})
+    durable_files.write_note(run / NOTE, {"of": dict(origin), "scores_sha256": sha256})

@@ -1,4 +1,4 @@
-"""Seconds of a run's start by part, from the start of its process to the end of its first step."""
+"""Seconds of each part of a run's start, from the start of its process to its first step's end."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 
 
 class StartTimes:
-    """Stopwatch of a start: call `end` at the end of each part, in order."""
+    """Stopwatch for the parts of a run's start: call `end` at the end of each part, in order.
+
+    seconds: part → seconds.
+    """
 
     def __init__(self, began: float) -> None:
-        """began: time.time() at which the program's first line ran."""
+        """End the part "imports". began: time.time() at the program's first line."""
         before = began - (_process_began() or began)
         self.seconds = {"set-up and build": round(before, 3)} if before > 0.5 else {}
         self._since = began
         self.end("imports")
 
     def end(self, part: str) -> None:
-        """Give `part` the seconds since the part before."""
+        """Record the seconds since the previous part's end as those of `part`."""
         since, self._since = self._since, time.time()
         self.seconds[part] = round(self._since - since, 3)
 
@@ -30,9 +33,9 @@ class StartTimes:
 
 
 def _process_began() -> float | None:
-    """Return the time.time() at which this process began, or None where Linux does not tell.
+    """Return the time.time() at which this process began; None if /proc does not say.
 
-    Programs that this one replaced count: `./dev`, which sets up, then `llamac train`.
+    Programs that this one replaced by exec are included: `./dev`, then `llamac train`.
     """
     with suppress(OSError, ValueError, IndexError):
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()

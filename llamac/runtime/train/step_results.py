@@ -1,4 +1,4 @@
-"""Results of training steps, read from the device while it computes the next step."""
+"""Results of training steps, copied from the device while it computes the next step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class _Copy(NamedTuple):
-    """One step's result on its way to the host.
+    """Asynchronous copy of one step's result to the host.
 
     values: float32 on the CPU: mean loss, gradient norm, skipped, stop, and those of `names`.
-    copied: the event after which they are there; None if they are.
+    copied: event that marks the end of the copy; None if the values are there.
     """
 
     step: int
@@ -35,13 +35,13 @@ class _Copy(NamedTuple):
 
 
 class StepResults:
-    """Queue of the results of steps, whose rows become known `delay` steps later.
+    """Queue of the results of steps, which are read `delay` steps later.
 
     Reading a result synchronises with the device, which is then idle until the next step's first
     kernels are enqueued. On a GPU, a result is therefore copied to pinned memory after the kernels
     of its step, and read once the next step is enqueued. On a CPU it is read at once.
 
-    stopping: whether a rank received a signal to stop; set when all ranks know it.
+    stopping: whether a rank received a signal to stop; becomes true at the same step on all ranks.
     """
 
     def __init__(self, device: torch.device, progress: Progress, speed: Speed) -> None:
@@ -52,51 +52,55 @@ class StepResults:
         self._since = time.perf_counter()
 
     def begin(self) -> None:
-        """Begin a step: its time counts from here, or from the end of one still computing."""
+        """Start timing a step, unless an earlier one is still running, at whose end it starts."""
         if not self._waiting:
             self._since = time.perf_counter()
 
-    def add(self, lr: float, outcome: Tensor, more: Mapping[str, Tensor] | None = None) -> None:
-        """Enqueue the copy of the result of the step that `progress` will count next.
+    def add(self, lr: float, outcome: Tensor, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Enqueue the result of a step. Call this before `progress.advance` counts the step.
 
-        outcome: float32 [3] from `MixedPrecisionOptimizer.step`. more: other scalars for its row.
+        outcome: float32 [3] from `MixedPrecisionOptimizer.step`. extra: further scalars of its row,
+        by name.
         """
         stop, self._stop = self._stop, None
-        more = more or {}
+        extra = extra or {}
         stop = outcome.new_zeros(()) if stop is None else stop
-        values = torch.cat([outcome, torch.stack([stop, *(v.to(stop) for v in more.values())])])
+        values = torch.cat([outcome, torch.stack([stop, *(v.to(stop) for v in extra.values())])])
         values, copied = values.to("cpu", non_blocking=True), None  # to pinned memory
         if outcome.device.type == "cuda":
             copied = torch.cuda.Event()
             copied.record()
         step, tokens = self.progress.step + 1, self.progress.tokens + self.speed.tokens
-        self._waiting.append(_Copy(step, tokens, lr, (*more,), values, copied))
+        self._waiting.append(_Copy(step, tokens, lr, (*extra,), values, copied))
 
-    def stop_if(self, told: bool, mesh: Mesh) -> None:
-        """Set `stopping` if any rank was told to stop: at once, or with the next step's result."""
+    def stop_if(self, requested: bool, mesh: Mesh) -> None:
+        """Set `stopping` if any rank requests it: at once, or with the next step's result.
+
+        All ranks call this.
+        """
         if self.delay == 0:
-            self.stopping = mesh.any(told)
+            self.stopping = mesh.any(requested)
         else:
-            self._stop = mesh.any_on_device(told)
+            self._stop = mesh.any_on_device(requested)
 
     def read(self, now: bool) -> list[Row]:
-        """Return the rows of metrics of steps that are due, the oldest first.
+        """Return the rows of metrics of the steps whose results are due, the oldest first.
 
-        now: all, as before an evaluation or a checkpoint; so are they once `stopping`. Counts the
-        skipped ones in `progress`.
+        now: read all results, as before an evaluation or a checkpoint; once `stopping` is set, all
+        are read too. Counts skipped steps in `progress`.
         """
         rows: list[Row] = []
         while len(self._waiting) > (0 if now or self.stopping else self.delay):
             step, tokens, lr, names, values, copied = self._waiting.popleft()
             if copied is not None:
                 copied.synchronize()  # the only wait for the device in a step
-            loss, grad_norm, skipped, stop, *more = values.tolist()
+            loss, grad_norm, skipped, stop, *extra = values.tolist()
             self.stopping = self.stopping or stop > 0
             self.progress.count_skipped(skipped > 0)
             since, self._since = self._since, time.perf_counter()
             row: Row = {"step": step, "tokens": tokens, "loss": loss, "lr": lr}
             row |= {"grad_norm": grad_norm} | self.speed.row(self._since - since)
-            row |= dict(zip(names, more, strict=True))
+            row |= dict(zip(names, extra, strict=True))
             row |= {"skipped_steps": self.progress.skipped_steps} if skipped else {}
             rows.append(row)
         return rows

@@ -1,6 +1,6 @@
 """Requests to stop, by SIGTERM or Ctrl-C: a run saves and stops after the current step.
 
-`step_results.StepResults.stop_if` tells all ranks; the loop of train.py saves.
+`StepResults.stop_if` passes a request on to all ranks, and the loop of train.py saves.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from types import FrameType
 from ..machine import log, this_command
 
 AGENT = os.getppid()
-"""The process that started this one: torchrun's agent, where torchrun did."""
+"""Process that started this one; with torchrun, its agent."""
 
 
 class StopSignals:
-    """Turn the first SIGTERM or Ctrl-C into a request to stop after the current step.
+    """Context manager that turns SIGTERM or Ctrl-C into a request to stop after the current step.
 
     A second Ctrl-C interrupts at once, except under torchrun, which forwards the first one to
-    processes that have already received it from the terminal.
+    processes that have already received it from the terminal. If torchrun is killed, its processes
+    stop too.
+
+    received: the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -30,17 +33,20 @@ class StopSignals:
 
     @property
     def why(self) -> str:
-        """Return the signal's name; "stopped" if another rank received it."""
+        """Return the name of the signal, or "stopped" if only another rank received one."""
         return self.received.name if self.received else "stopped"
 
     def stop_message(self, step: int) -> str:
-        """Return the line that says why the run stopped, and the command that resumes it."""
+        """Return a line with the reason for stopping and the command that resumes the run.
+
+        step: last step, which is saved.
+        """
         resume_command = this_command(without="--resume")  # from the newest checkpoint
         return f"{self.why}: step {step:,} is saved, resume with: {resume_command}"
 
     @property
     def exit_code(self) -> int:
-        """Return the exit status: 130 (128 + SIGINT) after Ctrl-C, else 0, also after SIGTERM."""
+        """Return the process's exit code: 130 (128 + SIGINT) after Ctrl-C, else 0."""
         return 130 if self.received == signal.SIGINT else 0
 
     def __enter__(self) -> StopSignals:
@@ -51,7 +57,7 @@ class StopSignals:
         return self
 
     def _follow_agent(self) -> None:
-        """Save and stop if torchrun is killed, since nothing else stops or restarts its ranks."""
+        """Request a stop if torchrun is killed, since nothing else stops or restarts its ranks."""
         while not self._left.wait(1):
             if os.getppid() != AGENT:
                 log("torchrun was killed: saving, then stopping")

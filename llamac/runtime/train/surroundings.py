@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 
-def surroundings(device: torch.device, directory: Path) -> dict[str, Any]:
-    """Return the hardware, versions and repository state of a run as JSON values.
+def run_environment(device: torch.device, directory: Path) -> dict[str, Any]:
+    """Return the host, hardware, software versions and git state of a run, as JSON values.
 
-    directory: the emitted directory, whose MANIFEST.json has the compiler's version.
+    directory: emitted directory, whose MANIFEST.json has llamac's version.
     """
     return {
         "host": platform.node(),

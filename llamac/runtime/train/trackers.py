@@ -1,6 +1,6 @@
-"""Send a run's rows to experiment trackers: TensorBoard, Weights & Biases, Trackio.
+"""Send a run's metrics to experiment trackers: TensorBoard, Weights & Biases, Trackio.
 
-All are optional: an error of one is reported once, and the run continues without it.
+All are optional: an error of a tracker is reported once, and the run continues without it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ PATIENCE = 30.0  # seconds to wait at the end of a run for queued rows
 
 
 class Tracker(Protocol):
-    """Takes a run's rows; never raises."""
+    """Receiver of a run's rows of metrics; its methods never raise."""
 
-    def write(self, row: Row) -> None: ...
+    def write(self, row: Row) -> None:
+        """Record a row; `step` is its key, and values may be None."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish writing, at the end of a run."""
+        ...
 
 
-def trackers(
+def open_trackers(
     run: Path,
     resumed: int,
     about: Mapping[str, Any],
@@ -37,30 +41,32 @@ def trackers(
     wandb: str | None = None,
     trackio: str | None = None,
 ) -> list[Tracker]:
-    """Return the trackers that a spec's [log] asks for. wandb, trackio: names of projects.
+    """Open the trackers that a spec's [log] enables.
 
-    about: the facts of the run's start, with its `id`; the online trackers show them as its config.
+    resumed: step after which the run resumes. about: facts of the run's start, with its `id`;
+    online trackers show them as its config. wandb, trackio: name of the project; None disables the
+    tracker.
     """
-    found: list[Tracker] = [Board(run, resumed)] if tensorboard else []
+    found: list[Tracker] = [TensorBoardTracker(run, resumed)] if tensorboard else []
     config = {"id": about.get("id"), "run": str(run.resolve()), **about}
-    own = {"resume": "allow", "name": run.resolve().name, "config": config}
+    shared = {"resume": "allow", "name": run.resolve().name, "config": config}
     if wandb:
-        there = {"id": about.get("id"), "dir": str(run), **own}
-        found.append(Online("wandb", {"project": wandb, **there}))
+        options = {"project": wandb, "id": about.get("id"), "dir": str(run), **shared}
+        found.append(OnlineTracker("wandb", options))
     if trackio:
-        found.append(Online("trackio", {"project": trackio, **own}))
+        found.append(OnlineTracker("trackio", {"project": trackio, **shared}))
     return found
 
 
-class Board:
-    """Writer of TensorBoard files in RUN/tensorboard, disabled on the first error."""
+class TensorBoardTracker:
+    """Writer of TensorBoard files in RUN/tensorboard, disabled by its first error."""
 
     def __init__(self, run: Path, resumed: int) -> None:
         self._writer: Any = None
         with self._optional():
             from torch.utils.tensorboard import SummaryWriter
 
-            directory = durable_files.inside(run, "tensorboard")
+            directory = durable_files.path_within(run, "tensorboard")
             self._writer = SummaryWriter(str(directory), purge_step=resumed + 1)
 
     def write(self, row: Row) -> None:
@@ -84,11 +90,11 @@ class Board:
             log(f"TensorBoard's files cannot be written ({error}): the run continues without them")
 
 
-class Online:
-    """A session of `package`, which has wandb's interface, in a thread of its own.
+class OnlineTracker:
+    """Session of a package with wandb's interface, in a thread of its own.
 
-    An unresponsive service therefore delays no step. Rows are queued, and the end of the run waits
-    for at most PATIENCE seconds.
+    An unresponsive service therefore delays no step. Rows are queued, and `close` waits for at most
+    PATIENCE seconds.
     """
 
     def __init__(self, package: str, options: Mapping[str, Any]) -> None:

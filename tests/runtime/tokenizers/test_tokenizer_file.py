@@ -17,7 +17,7 @@ import sentencepiece
 from llamac.runtime.data.token_shards import prepare
 from llamac.runtime.tokenizers import tokenizer_file
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
-from llamac.runtime.tokenizers.tiktoken_file import RANKS, as_tokenizer_json
+from llamac.runtime.tokenizers.tiktoken_file import RANKS, to_tokenizer_json
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, TokenizerError
 from llamac.runtime.tokenizers.tokenizer_json import JsonTokenizer
 from tests.runtime.data.test_token_shards import arguments
@@ -261,4 +261,4 @@ def test_other_ranks_are_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"line \d+ of this tiktoken file is damaged"):
         load_tokenizer_file(path)
     with pytest.raises(ValueError, match="128,000"):
-        as_tokenizer_json(b"")
+        to_tokenizer_json(b"")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llamac.runtime.train.metrics import Display, Speed
-from llamac.runtime.train.plan_file import MOST, WARM, deviation, read_plan
+from llamac.runtime.train.plan_file import MAX_DEVIATION, WARM, deviation, read_plan
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -62,7 +62,7 @@ def test_rows_hold_both_side_by_side(tmp_path) -> None:
 
 
 def test_a_deviation_is_said_in_one_line_with_the_way_out() -> None:
-    assert deviation(row(2.0 * (1 + MOST - 0.01), 5e9 * (1 - MOST + 0.01))) == ""
+    assert deviation(row(2.0 * (1 + MAX_DEVIATION - 0.01), 5e9 * (1 - MAX_DEVIATION + 0.01))) == ""
     said = deviation(row(3.0))
     assert said.startswith("off the plan: a step takes 50% more than planned (3 s, not 2)")
     assert "memory" not in said

@@ -31,7 +31,7 @@ def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
         table[name] += [list(array.shape), offset]
         offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps(table).encode()
-    with durable_files.whole(path) as file:
+    with durable_files.atomic_write(path) as file:
         file.write(header + b" " * (-(len(header) + 1) % ALIGNMENT) + b"\n")
         for array in arrays.values():
             file.write(np.ascontiguousarray(array).view(np.uint8))

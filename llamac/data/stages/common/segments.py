@@ -20,7 +20,7 @@ from llamac.runtime.errors import RunError
 def write(decision: Path, segments: Iterable[bytes]) -> None:
     """Write a decision file: the segments, the offset of each end, their number (int64, LE)."""
     ends = []
-    with durable_files.whole(decision) as file:
+    with durable_files.atomic_write(decision) as file:
         for segment in segments:
             file.write(segment)
             ends.append(file.tell())
