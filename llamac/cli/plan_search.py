@@ -173,7 +173,7 @@ def print_sizing(
         budget_heading,
         budget_json,
         budget_tables,
-        optimum_named,
+        find_optimum,
         sized_toml,
     )
 
@@ -181,7 +181,7 @@ def print_sizing(
     flops = parse_flops(compute) if compute is not None else flops_of(gpu_days or 0.0, on)
     budget = ComputeBudget(flops, on)
     if output is not None:
-        best = optimum_named(budget, choice)
+        best = find_optimum(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)
         write_output(output, text, (), overwrite)
     if as_json:

@@ -79,7 +79,9 @@ def write_import(
         log(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
         if source.chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
-        (directory / "spec.toml").write_text(_resolved(spec, source.frozen), encoding="utf-8")
+        (directory / "spec.toml").write_text(
+            _resolved_spec_text(spec, source.frozen), encoding="utf-8"
+        )
         with ThreadPoolExecutor(1) as hasher:  # hashing leaves the interpreter to others
             file_hashes = hasher.submit(untrusted_files.hash_files, source.files)
             _write_checkpoint(directory, spec, tensors, source.frozen)
@@ -135,7 +137,7 @@ def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
     return None
 
 
-def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:
+def _resolved_spec_text(spec: Spec, frozen: FrozenBase | None) -> str:
     """Return the text of the import's spec.toml: one process, with paths relative to the file."""
     table = spec.replace(ONE_RANK).toml_values()
     table.pop("init", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from llamac.convert.errors import ConversionError
 from llamac.convert.formats import dtype_of
 from llamac.convert.staging import staged_directory
-from llamac.convert.trained_model import Log, open_trained
+from llamac.convert.trained_model import Log, open_trained_model
 
 MARKERS = {
     "hf": "config.json",
@@ -22,7 +22,7 @@ def write_export(
     run: Path,
     output: Path,
     format: str,
-    which: str,
+    checkpoint: str,
     dtype: str | None,
     parts: int,
     overwrite: bool,
@@ -30,7 +30,7 @@ def write_export(
 ) -> None:
     """Export the model of a run or an import to the directory `output`, complete or not at all.
 
-    format: "hf", "meta", "gguf" or "peft". which: checkpoint: a step, a path, or "newest".
+    format: "hf", "meta", "gguf" or "peft". checkpoint: a step, a path, or "newest".
     dtype: name of the written weights' dtype; None keeps the checkpoint's.
     parts: number of model-parallel ranks, and thus of files, in Meta's format.
     overwrite: replace an earlier export of this format.
@@ -40,7 +40,7 @@ def write_export(
     marker = MARKERS[format]
     require_output(output, overwrite, marker)
     torch_dtype = None if format == "gguf" else dtype_of(dtype)
-    trained = open_trained(run, which, log)
+    trained = open_trained_model(run, checkpoint, log)
     with staged_directory(output) as directory:
         if format == "gguf":
             from llamac.convert.gguf.gguf_export import write_gguf

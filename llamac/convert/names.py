@@ -66,7 +66,7 @@ def reorder_rows(canonical: str, tensor: LazyTensor, model: Model, layout: str) 
     if model.rope_layout == layout or not is_rotated(canonical):
         return tensor
     reorder = {"half_split": to_half_split, "interleaved": to_interleaved}[layout]
-    return tensor.mapped(lambda rows: reorder(rows, model.head_dim))
+    return tensor.map(lambda rows: reorder(rows, model.head_dim))
 
 
 def to_half_split(rows: Tensor, head_dim: int) -> Tensor:

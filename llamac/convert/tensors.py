@@ -85,7 +85,7 @@ class LazyTensor:
     def nbytes(self) -> int:
         return self.numel * self.dtype.itemsize
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
+    def map(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
         """Return this tensor with `change` applied when it is read.
 
         change: function of the values that keeps shape and dtype.
@@ -184,7 +184,7 @@ def require_tensors(
     what: subject of the message: the file or directory.
     """
     if missing := [name for name in shapes if name not in tensors]:
-        raise ConversionError(f"{what} lacks {_listed(missing)}, required by its configuration")
+        raise ConversionError(f"{what} lacks {_list_names(missing)}, required by its configuration")
     for name, shape in shapes.items():
         if tensors[name].shape != tuple(shape):
             tensor = tensors[name]
@@ -194,7 +194,7 @@ def require_tensors(
             )
     if extra := [tensors[name].where for name in tensors if name not in shapes]:
         raise ConversionError(
-            f"{_listed(extra)} is not part of the model that its configuration describes"
+            f"{_list_names(extra)} is not part of the model that its configuration describes"
         )
     for tensor in tensors.values():
         if tensor.dtype not in FLOATS:
@@ -204,6 +204,6 @@ def require_tensors(
             )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     suffix = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + suffix

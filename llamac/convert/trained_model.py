@@ -50,13 +50,13 @@ class TrainedModel:
         return {name: tensor.cast(dtype) for name, tensor in self.tensors.items()}
 
 
-def open_trained(run: Path, which: str, log: Log) -> TrainedModel:
+def open_trained_model(run: Path, checkpoint: str, log: Log) -> TrainedModel:
     """Open a run or an import, without reading its weights.
 
-    which: checkpoint: a step, a path, or "newest". Raises RunError without a complete checkpoint,
+    checkpoint: a step, a path, or "newest". Raises RunError without a complete checkpoint,
     ConversionError if it does not match spec.toml.
     """
-    opened = open_model(run, which, log, need_tokenizer=not is_import(run))
+    opened = open_model(run, checkpoint, log, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
     saved_model = integrity.read_state(opened.checkpoint)["curve"].get("model", {})
     if changed := changed_keys(saved_model, opened.spec["model"]):

@@ -77,13 +77,15 @@ def read_weights(checkpoint: Path) -> dict[str, LazyTensor]:
     except (OSError, ValueError) as error:
         raise ConversionError(f"{checkpoint} cannot be read: {error}") from error
     return {
-        name.removeprefix(SECTION): _stored(directory, name, entry, metadata.storage_data)
+        name.removeprefix(SECTION): _lazy_tensor(directory, name, entry, metadata.storage_data)
         for name, entry in metadata.state_dict_metadata.items()
         if name.startswith(SECTION) and isinstance(entry, TensorStorageMetadata)
     }
 
 
-def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: Any) -> LazyTensor:
+def _lazy_tensor(
+    directory: Path, name: str, entry: TensorStorageMetadata, places: Any
+) -> LazyTensor:
     shape, dtype = tuple(entry.size), entry.properties.dtype
     where = f"{name.removeprefix(SECTION)} in {directory.parent}"
 

@@ -149,11 +149,11 @@ def _filters(
 ) -> tuple[Filter | None, list[Filter]]:
     """Return (the survey's judge or None, all filters of the pass with that judge first)."""
     source = plan.source
-    filters = [_guarded(build(source.stage[index], source)) for index in step.filters]
+    filters = [_guard(build(source.stage[index], source)) for index in step.filters]
     if step.survey is None:
         return None, filters
     survey: Any = build(source.stage[step.survey], source)
-    judge = _guarded(survey.judge(plan.decision_path(step.number), part.number))
+    judge = _guard(survey.judge(plan.decision_path(step.number), part.number))
     return judge, [judge, *filters]
 
 
@@ -239,7 +239,7 @@ def _apply_filters(
     return document
 
 
-def _guarded(judge: Any) -> Filter:
+def _guard(judge: Any) -> Filter:
     """Wrap a filter so that a document it raises on is rejected and counted."""
 
     def guarded(document: Document) -> Document | Rejected:

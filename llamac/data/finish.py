@@ -11,7 +11,7 @@ import numpy as np
 from llamac.data.accounting import funnel
 from llamac.data.clean import funnel_of, skipped_examples
 from llamac.data.source_plan import SourcePlan
-from llamac.data.stages.decontaminate import contaminated
+from llamac.data.stages.decontaminate import contaminated_documents
 from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, read_part_state
 from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import write_chat_template
@@ -59,7 +59,7 @@ def _write_contaminated(job: PrepareJob, plan: SourcePlan) -> None:
         if plan.source.stage[step.survey].stage == "decontaminate":
             if not decision.stat().st_size:
                 return  # an earlier run wrote it and was then interrupted
-            reports += contaminated(decision, len(plan.parts))
+            reports += contaminated_documents(decision, len(plan.parts))
     if reports:
         path = job.root / plan.source.name / CONTAMINATED
         write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())

@@ -55,7 +55,10 @@ class Adapter(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return the tokens of a text after the begin tokens; False omits the begin tokens."""
+        """Return the tokens of a text, after the model's begin tokens.
+
+        add_special_tokens: False omits the begin tokens.
+        """
         begin = self.opened.begin
         if add_special_tokens is False:
             return self.opened.encode(string)
@@ -77,7 +80,7 @@ class Adapter(TemplateLM):
         for _, context, continuation in requests:
             max_context = max(longest - len(continuation), 1)
             pairs.append((context[-max_context:], continuation[-(longest - 1) :]))
-        scores = self.scorer.score(pairs, self._reading())
+        scores = self.scorer.score(pairs, self._report_reading())
         return [(score.log_probability, score.greedy) for score in scores]
 
     def loglikelihood_rolling(
@@ -188,7 +191,7 @@ class Adapter(TemplateLM):
         prefix.prefill(common, torch.tensor([shared - 1], device=self.opened.device))
         return lambda rows, length: _AfterPrefix(self.opened.make(rows, length), prefix, common)
 
-    def _reading(self) -> Progress:
+    def _report_reading(self) -> Progress:
         return lambda done, total: self._progress("reading", done, total)
 
 

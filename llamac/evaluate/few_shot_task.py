@@ -78,7 +78,7 @@ class HarnessTask(Task):
         return doc["prompt"]
 
     def doc_to_target(self, doc: dict[str, Any]) -> str:
-        """Return the right answer, or all right answers."""
+        """Return the right choice, or all right answers, separated by semicolons."""
         return doc["choices"][doc["gold"]] if doc["choices"] else "; ".join(doc["answers"])
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> str:

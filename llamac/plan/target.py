@@ -13,9 +13,9 @@ from llamac.plan.cost.framework import FRAMEWORKS, SOFTMAX_DROPOUT
 from llamac.plan.device.device import (
     Device,
     DeviceError,
-    device_named,
     device_names,
     find_alias,
+    find_device,
     load_device,
 )
 from llamac.plan.setting import Setting
@@ -47,7 +47,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
 def _device(name: str) -> Device:
     """Return a device by name, file or alias."""
     exact = name.lower() in device_names() or name.endswith(".toml")
-    return load_device(name) if exact else device_named(name)
+    return load_device(name) if exact else find_device(name)
 
 
 def _this_gpu() -> str:

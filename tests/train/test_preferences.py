@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llamac.convert.directory import shapes_of
 from llamac.convert.hf.hf_export import write_hf
-from llamac.convert.trained_model import open_trained
+from llamac.convert.trained_model import open_trained_model
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.data.preference_pairs import OrderedPairs, Pairs
 from llamac.runtime.kernels.padding import PADDING, input_tokens, loss_labels
@@ -171,7 +171,7 @@ def test_a_tuned_model_is_exported(
 ) -> None:
     run = shutil.copytree(straight, tmp_path / "run")
     shutil.copy(trainer.directory / "spec.toml", run)
-    found = open_trained(run, "newest", print)
+    found = open_trained_model(run, "newest", print)
     assert found.tensors.keys() == random_weights(specified(home)).keys()
     assert bool(found.adapters) == ("lora" in trainer.directory.name)
     write_hf(found, tmp_path, torch.float32)

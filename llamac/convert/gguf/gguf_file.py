@@ -129,7 +129,7 @@ def read_gguf(path: Path) -> GGUFFile:
             raise ConversionError(
                 f"{name} in {path} does not lie within the file: it was truncated"
             )
-        stored[name] = _stored(path, name, shape, kind, data + offset, row_bytes)
+        stored[name] = _lazy_tensor(path, name, shape, kind, data + offset, row_bytes)
     return GGUFFile(metadata, stored)
 
 
@@ -154,7 +154,7 @@ def _rows_of(shape: tuple[int, ...], kind: int, where: str) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1] // block * block_bytes
 
 
-def _stored(
+def _lazy_tensor(
     path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, row_bytes: int
 ) -> LazyTensor:
     where = f"{name} in {path}"

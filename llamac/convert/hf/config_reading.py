@@ -30,7 +30,7 @@ class RopeSettings(Table):
 
 
 class HfConfig(Table):
-    """The keys of config.json that determine the model and its BOS and EOS tokens."""
+    """Keys of config.json that determine the model and its BOS and EOS tokens."""
 
     hidden_size: Size
     num_hidden_layers: Size

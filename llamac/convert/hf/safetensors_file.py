@@ -70,7 +70,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
                 f"in {dtype}"
             )
         spans.append((begin, end, name))
-        tensors[name] = _stored(path, name, dtype, shape, data + begin)
+        tensors[name] = _lazy_tensor(path, name, dtype, shape, data + begin)
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
@@ -82,7 +82,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _stored(
+def _lazy_tensor(
     path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...], offset: int
 ) -> LazyTensor:
     return LazyTensor(

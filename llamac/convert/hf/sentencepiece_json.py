@@ -90,8 +90,8 @@ def parse(model: bytes) -> SentencePiece:
         dummy_prefix=bool(normalizer.get(3, 1)),
         strips_spaces=bool(normalizer.get(4, 1)),
         charsmap=normalizer.get(2, b""),
-        bos=_signed(trainer.get(41, 1)),
-        eos=_signed(trainer.get(42, 2)),
+        bos=_to_signed(trainer.get(41, 1)),
+        eos=_to_signed(trainer.get(42, 2)),
     )
 
 
@@ -100,7 +100,7 @@ def _values(message: bytes) -> dict[int, Any]:
     return {number: value for number, value, _ in fields(message)}
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -114,7 +114,7 @@ def sentencepiece_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": list(_added(model)),
+        "added_tokens": list(_added_tokens(model)),
         "normalizer": _normalizer(model),
         "pre_tokenizer": None,
         "post_processor": prefix_post_processor(begin, names),
@@ -144,7 +144,7 @@ def prefix_post_processor(begin: Sequence[int], names: Sequence[str]) -> dict[st
     }
 
 
-def _added(model: SentencePiece) -> Iterable[dict[str, Any]]:
+def _added_tokens(model: SentencePiece) -> Iterable[dict[str, Any]]:
     for i, piece in enumerate(model.pieces):
         if piece.kind in (UNKNOWN, CONTROL):
             yield special_token(i, piece.text)

@@ -47,7 +47,7 @@ class NamedTemplate(Table):
 
 
 class TokenizerConfig(Table):
-    """The keys of tokenizer_config.json that an import reads."""
+    """Keys of tokenizer_config.json that an import reads."""
 
     add_bos_token: bool | None = None
     chat_template: str | list[NamedTemplate] | None = None
@@ -98,7 +98,7 @@ def _tokenizer_config(directory: Path, tokenizer: Mapping[str, bytes]) -> Tokeni
 
 
 class SpecialTokens(Table):
-    """The ids of a special token in a post-processor's template."""
+    """Ids of a special token in a post-processor's template."""
 
     ids: list[TokenId]
 

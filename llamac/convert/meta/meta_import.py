@@ -208,7 +208,7 @@ def _tensors(
             )
         if name not in unused:
             canonical = name.removesuffix(".weight")
-            joined[name] = _joined(copies, _dim(canonical, copies[0], shapes))
+            joined[name] = _join_parts(copies, _dim(canonical, copies[0], shapes))
     for part in parts[1:]:
         if extra := sorted(part.keys() - parts[0].keys()):
             raise ConversionError(f"{part[extra[0]].where} is not in consolidated.00.pth")
@@ -225,7 +225,7 @@ def _dim(canonical: str, part: LazyTensor, shapes: Shapes) -> int | None:
     return SPLIT.get(stem)
 
 
-def _joined(parts: Sequence[LazyTensor], dim: int | None) -> LazyTensor:
+def _join_parts(parts: Sequence[LazyTensor], dim: int | None) -> LazyTensor:
     first = parts[0]
     if len(parts) == 1 or dim is None or len(first.shape) <= dim:
         return first

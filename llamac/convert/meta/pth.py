@@ -89,7 +89,7 @@ def read_pth(path: Path) -> dict[str, LazyTensor]:
         isinstance(n, str) and isinstance(t, Tensor) for n, t in loaded.items()
     ):
         raise ConversionError(f"{path} is not a dict of tensors by name")
-    return {name: _stored(path, records, name, tensor) for name, tensor in loaded.items()}
+    return {name: _lazy_tensor(path, records, name, tensor) for name, tensor in loaded.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -131,7 +131,7 @@ def _records(path: Path) -> dict[int, StorageBytes]:
     return records
 
 
-def _stored(
+def _lazy_tensor(
     path: Path, records: Mapping[int, StorageBytes], name: str, tensor: Tensor
 ) -> LazyTensor:
     where, dtype, shape = f"{name} in {path}", tensor.dtype, tuple(tensor.shape)

@@ -99,12 +99,12 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
                 "data again"
             ) from None
     else:
-        rows = funnel.total(list(_unfinished(root / WORK / source.name)))
+        rows = funnel.total(list(_unfinished_parts(root / WORK / source.name)))
     splits = {split: {key: entry[split][key] for key in COUNTS} for split in SPLITS if entry}
     return Account(source, share, rows, splits, entry.get("skipped_examples", []))
 
 
-def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
+def _unfinished_parts(work: Path) -> Iterator[list[StepCounts]]:
     """Yield the step counts of each part, from the passes that it has completed or begun."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
         states = (read_note_or_empty(path / part / STATE) for path in _pass_folders(work))

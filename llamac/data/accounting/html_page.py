@@ -41,7 +41,7 @@ def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
     if tokens:
         rows.append(("tokens", [account.tokens / tokens for account in accounts]))
     names = [account.source.name for account in accounts]
-    yield _svg(_stacked(rows, names), len(rows))
+    yield _svg(_stacked_bars(rows, names), len(rows))
     yield '<div class="wide"><table><tr>'
     head = ("share", "documents", "text", "training tokens", "held out", "bytes per token")
     yield '<th class="left">source</th>' + "".join(f"<th>{text}</th>" for text in head) + "</tr>"
@@ -66,7 +66,7 @@ def _split_cells(account: Account) -> str:
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
-def _stacked(rows: list[tuple[str, list[float]]], names: list[str]) -> Iterator[str]:
+def _stacked_bars(rows: list[tuple[str, list[float]]], names: list[str]) -> Iterator[str]:
     for number, (label, parts) in enumerate(rows):
         top, x = number * (BAR + GAP), float(LABEL)
         yield _text(0, top, label)

@@ -65,7 +65,7 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
     return {"sets": contents, "texts": len(items), "too_short": short}
 
 
-def contaminated(decision: Path, parts: int) -> Iterator[dict[str, Any]]:
+def contaminated_documents(decision: Path, parts: int) -> Iterator[dict[str, Any]]:
     """Yield an entry for each dropped document, from the decision file.
 
     Keys: `file` and `line` of the document; `items`, the evaluation items as "file:line"; `words`,

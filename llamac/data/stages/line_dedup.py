@@ -143,7 +143,7 @@ class Repeats:
             if len(text) < self.min_chars:
                 return Rejected("short document", f"{len(text)} < {self.min_chars} characters")
             keys = self.keys(text)
-            drop = repeats(keys, repeated, keep_once)
+            drop = find_repeats(keys, repeated, keep_once)
             if drop.any():
                 document.text = self.without(text, drop)
             left = len(document.text)
@@ -155,7 +155,7 @@ class Repeats:
         return judge
 
 
-def repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def find_repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which of a document's keys to drop, bool [keys].
 
     repeated: sorted keys of the part that occur more than once. keep_once: whether the next

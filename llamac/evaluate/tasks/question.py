@@ -37,7 +37,7 @@ class Question:
 
     @property
     def prompts_per_choice(self) -> tuple[str, ...]:
-        """Return the prompt of each choice."""
+        """Return the prompt that each choice continues, in the order of the choices."""
         return self.prompts or (self.prompt,) * len(self.choices)
 
     @property

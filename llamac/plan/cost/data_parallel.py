@@ -157,20 +157,29 @@ class DataParallel:
     # -- when --------------------------------------------------------------------------------------
 
     def gather_before_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather before a layer runs; under a pipeline schedule once per step."""
+        """Return FSDP's all-gather before a layer runs, if it is not gathered already.
+
+        Under a pipeline schedule, layers are gathered once per step.
+        """
         if self.pipelined and (micro_batch or direction == "backward"):
             return ()
         return self.layer_gather
 
     def reduce_after_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction after a layer's backward pass, if this micro-batch reduces."""
+        """Return FSDP's reduction after a layer's backward pass.
+
+        Only the last micro-batch reduces, unless the framework reduces in each.
+        """
         last = micro_batch == self.micro_batches - 1
         if direction == "forward" or not (last or self.cost.profile.reduces_each_micro_batch):
             return ()
         return self.layer_reduce
 
     def gather_before_micro_batch(self, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather before the first region of a micro-batch."""
+        """Return FSDP's all-gather of parameters outside layers, before a micro-batch.
+
+        Under a pipeline schedule, only the first micro-batch gathers.
+        """
         return () if self.pipelined and micro_batch else self.rest_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from llamac.plan.cost.device_cost import DeviceCost
-from llamac.plan.device.device import Device, DeviceError, Efficiency, Link, device_named
+from llamac.plan.device.device import Device, DeviceError, Efficiency, Link, find_device
 from llamac.plan.device.link_probe import measure_link
 from llamac.plan.device.stopwatch import seconds_per_run
 
@@ -104,7 +104,7 @@ def _blank(kind: str) -> Device:
         )
     properties = torch.cuda.get_device_properties(0)
     try:
-        datasheet = device_named(properties.name)
+        datasheet = find_device(properties.name)
         return replace(datasheet, title=properties.name, memory=properties.total_memory)
     except DeviceError:
         network = Link(bandwidth=21e9, latency=12e-6)

@@ -143,7 +143,7 @@ class Device:
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
 
 
-def device_named(text: str) -> Device:
+def find_device(text: str) -> Device:
     """Return the shipped device that a name in a publication or driver refers to.
 
     Raises DeviceError, which suggests the most similar name.

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from llamac.ir.program import Program
 from llamac.plan.cost.framework import StageSplit
-from llamac.plan.device.device import Device, DeviceError, device_named
+from llamac.plan.device.device import Device, DeviceError, find_device
 from llamac.plan.published.decoder import decoder_of
 from llamac.plan.published.framework_rules import (
     NANOTRON,
@@ -296,7 +296,7 @@ def _device(row: Row) -> Device:
         raise RowError("column gpu is empty")
     # Hugging Face's cluster, on which nanotron was measured, has EFA between its nodes.
     efa = " efa" if mentions(text(row, "framework"), *NANOTRON) else ""
-    device = device_named(text(row, "gpu") + efa)
+    device = find_device(text(row, "gpu") + efa)
     if per_node := count(row, "gpus_per_node"):
         device = replace(device, gpus_per_node=per_node)
     if rate := number(row, "internode_bw_gbps_per_gpu"):

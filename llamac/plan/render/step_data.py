@@ -46,11 +46,11 @@ def step_data(step: StepTimeline) -> dict[str, Any]:
             for item in sorted(transfer_costs(step), key=lambda item: -item.count * item.exposed)
         ],
         "ops": [{**vars(item), "total": item.total} for item in ops(step)[:MAX_OPS]],
-        "trace": packed(trace_json(step)),
+        "trace": gzip_base64(trace_json(step)),
     }
 
 
-def packed(value: Any) -> str:
+def gzip_base64(value: Any) -> str:
     """Return a JSON value, gzipped and in base64. Equal values give equal text."""
     return base64.b64encode(gzip.compress(json.dumps(value).encode(), mtime=0)).decode()
 
@@ -89,13 +89,19 @@ def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
     timed, graph = step.graphs[region, way], step.graph(region, way)
     spans = {span.node: span for span in timed.spans}
     return {
-        "seconds": _rounded(timed.seconds),
+        "seconds": _round_digits(timed.seconds),
         "spans": [
-            (s.node.name, s.lane, _rounded(s.begin), _rounded(s.end), _rounded(s.exposed))
+            (
+                s.node.name,
+                s.lane,
+                _round_digits(s.begin),
+                _round_digits(s.end),
+                _round_digits(s.exposed),
+            )
             for s in timed.spans
         ],
         "levels": [
-            (_rounded(level.time), level.live, level.logits, level.values)
+            (_round_digits(level.time), level.live, level.logits, level.values)
             for level in graph_levels(step, region, way)
         ],
         "costs": {node.name: _cost(step, node, spans.get(node)) for node in ops_in(graph)},
@@ -106,11 +112,11 @@ def _cost(step: StepTimeline, node: fx.Node, span: Span | None) -> dict[str, Any
     """Return an op's seconds, FLOPs, bytes and bottleneck; empty for views and waits."""
     if span is None:
         return {}
-    seconds = {"seconds": _rounded(span.end - span.begin)}
+    seconds = {"seconds": _round_digits(span.end - span.begin)}
     if span.lane != COMPUTE:
         device, axis = step.prediction.setting.device, attributes(node)["axis"]
         link = link_of(device, step.cost.mesh[axis], step.cost.strides[axis])
-        sent = {"sent": round(step.cost.wire_bytes(node)), "exposed": _rounded(span.exposed)}
+        sent = {"sent": round(step.cost.wire_bytes(node)), "exposed": _round_digits(span.exposed)}
         return {**seconds, **sent, "bound": f"the link {link}", "axis": axis}
     flops, moved = operation_count(node, step.cost.symbols), traffic(step, node)
     return {**seconds, "flops": flops, "moved": moved, "bound": bound_of(step, flops, moved)}
@@ -134,7 +140,7 @@ def _events(step: StepTimeline) -> dict[str, Any]:
         if omitted.shows(event):
             texts = (event.kind, event.name, event.lane)
             kind, name, lane = (words.setdefault(text, len(words)) for text in texts)
-            when = _rounded(event.begin), _rounded(event.end)
+            when = _round_digits(event.begin), _round_digits(event.end)
             where = -1 if event.layer is None else event.layer, event.micro_batch or 0
             memory = round(holding.saved), round(holding.lacking), list(holding.runs.values())
             rows.append((kind, name, *when, lane, *where, *memory))
@@ -142,8 +148,8 @@ def _events(step: StepTimeline) -> dict[str, Any]:
         "rank": step.rank,
         "ranks": step.ranks,
         "micro_batches": step.micro_batches,
-        "seconds": _rounded(step.seconds),
-        "fold": (_rounded(omitted.begin), _rounded(omitted.end), omitted.hidden),
+        "seconds": _round_digits(step.seconds),
+        "fold": (_round_digits(omitted.begin), _round_digits(omitted.end), omitted.hidden),
         "words": list(words),
         "regions": regions,
         "kept": kept,
@@ -152,5 +158,5 @@ def _events(step: StepTimeline) -> dict[str, Any]:
     }
 
 
-def _rounded(number: float) -> float:
+def _round_digits(number: float) -> float:
     return float(f"{number:.{DIGITS}g}")

@@ -76,14 +76,16 @@ def verdict(first: Prediction, second: Prediction) -> str:
         if not side.prediction.fits:
             peak, capacity = side.prediction.memory.total, side.prediction.setting.device.memory
             sizes = f"{gigabytes(peak)} of {gigabytes(capacity)} GB"
-            return f"{name} does not fit ({sizes}); if it did, a step would take {_each(seconds)}"
+            return (
+                f"{name} does not fit ({sizes}); if it did, a step would take {_against(seconds)}"
+            )
     if ratio < 5e-4:
         return f"both are equally fast: a step takes {readable_seconds(seconds[0])} in both"
     faster, slower = names if seconds[0] < seconds[1] else reversed(names)
-    return f"{faster} beats {slower} by {percent(ratio)}: a step takes {_each(sorted(seconds))}"
+    return f"{faster} beats {slower} by {percent(ratio)}: a step takes {_against(sorted(seconds))}"
 
 
-def _each(seconds: tuple[float, ...] | list[float]) -> str:
+def _against(seconds: tuple[float, ...] | list[float]) -> str:
     return " against ".join(map(readable_seconds, seconds))
 
 
@@ -91,15 +93,19 @@ def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTabl
     """Yield tables of both layouts' terms and their differences, in seconds and in GB."""
     terms = _terms(first, second, "seconds", TIME_LABELS)
     rows = [
-        (words, *map(_seconds, numbers), _signed(numbers, _seconds)) for words, numbers in terms
+        (words, *map(_seconds, numbers), _format_difference(numbers, _seconds))
+        for words, numbers in terms
     ]
     totals = first.seconds.total, second.seconds.total
-    rows.append(("a step", *map(_seconds, totals), _signed(totals, _seconds)))
+    rows.append(("a step", *map(_seconds, totals), _format_difference(totals, _seconds)))
     yield TextTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
     terms = _terms(first, second, "memory", MEMORY_LABELS)
-    rows = [(words, *map(gigabytes, sizes), _signed(sizes, gigabytes)) for words, sizes in terms]
+    rows = [
+        (words, *map(gigabytes, sizes), _format_difference(sizes, gigabytes))
+        for words, sizes in terms
+    ]
     totals = first.memory.total, second.memory.total
-    rows.append(("peak", *map(gigabytes, totals), _signed(totals, gigabytes)))
+    rows.append(("peak", *map(gigabytes, totals), _format_difference(totals, gigabytes)))
     yield TextTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 
@@ -140,7 +146,7 @@ def _gb(nbytes: float) -> str:
     return f"{gigabytes(nbytes)} GB"
 
 
-def _signed(both: tuple[float, float], show: Callable[[float], str]) -> str:
+def _format_difference(both: tuple[float, float], show: Callable[[float], str]) -> str:
     gap = both[1] - both[0]
     return f"{'+' if gap >= 0 else '−'}{show(abs(gap))}"
 

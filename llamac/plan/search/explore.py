@@ -175,7 +175,7 @@ class _Explorer:
                     whole = with_layout(block, node.spec, [self.spec.model.n_layers])
                     model = StepModel(replace(self.setting, spec=node.spec), whole)
                 fits = True
-                yield replace(node, bound=_pipelined(model, schedule))
+                yield replace(node, bound=_pipeline_bound(model, schedule))
             if not fits:  # larger micro-batches keep more
                 rest = [one for size, one in nodes if size > micro_batch]
                 self.tally[ACTIVATIONS] += sum(map(self.task.splits, rest))
@@ -242,7 +242,7 @@ class _Node:
         return self.layouts[0].apply_to(self.base)
 
 
-def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
+def _pipeline_bound(model: StepModel, schedule: PipelineSchedule) -> float:
     """Return a lower bound on the seconds of a step under a pipeline schedule.
 
     At least one rank has the mean work per micro-batch; while the pipeline fills and drains, it

@@ -99,13 +99,15 @@ def search(
         candidates = [(setting, layout) for _, layout in best.sorted]
         exact = [
             result
-            for result in run_all(_compiled, candidates)
+            for result in run_all(_compile_layout, candidates)
             if result and fit_of(result.prediction) != "no"
         ]
         exact.sort(key=_rank_key)
-        candidates = [(setting, layout) for layout in _budgeted(exact, setting)]
+        candidates = [(setting, layout) for layout in _budget_layouts(exact, setting)]
         exact += [
-            result for result in run_all(_compiled, candidates) if result and _gains(result, exact)
+            result
+            for result in run_all(_compile_layout, candidates)
+            if result and _gains(result, exact)
         ]
     if not exact:
         raise LayoutError(_nothing_fits(setting, gpus, tally, min_bytes))
@@ -124,7 +126,7 @@ def search(
 # -- compiled candidates ----------------------------------------------------------------
 
 
-def _compiled(setting: Setting, layout: Layout) -> RankedLayout | None:
+def _compile_layout(setting: Setting, layout: Layout) -> RankedLayout | None:
     """Return a layout's prediction as `llamac plan` makes it; None if its budget is too small."""
     spec = setting.spec.replace(layout.changes(setting.spec))
     try:
@@ -133,7 +135,7 @@ def _compiled(setting: Setting, layout: Layout) -> RankedLayout | None:
         return None
 
 
-def _budgeted(ranked: Sequence[RankedLayout], setting: Setting) -> list[Layout]:
+def _budget_layouts(ranked: Sequence[RankedLayout], setting: Setting) -> list[Layout]:
     """Return the best layouts with the device's memory as recomputation budget.
 
     A budget is expensive to compile, so only the best layouts are tried with one.

@@ -76,7 +76,7 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
         "the critical size."
     )
     yield TextTable("model with the lowest loss for this budget", head, rows, "<<>>>>>", note=note)
-    best = _refitted(optima_of_laws)
+    best = _refitted_optimum(optima_of_laws)
     rows = [
         (
             percent(model.share),
@@ -113,27 +113,29 @@ def budget_json(budget: ComputeBudget) -> dict[str, Any]:
         "optima": [vars(model) | {"flops": model.flops} for model in optima_of_laws],
         "smaller": [
             vars(model) | {"flops": model.flops}
-            for model in smaller_models(_refitted(optima_of_laws))
+            for model in smaller_models(_refitted_optimum(optima_of_laws))
         ],
     }
 
 
-def _refitted(optima_of_laws: Sequence[Optimum]) -> Optimum:
+def _refitted_optimum(optima_of_laws: Sequence[Optimum]) -> Optimum:
     return next(optimum for optimum in optima_of_laws if optimum.key == "refitted")
 
 
 def choices() -> tuple[str, ...]:
-    """Return the keys that `optimum_named` accepts."""
+    """Return the keys that `find_optimum` accepts."""
     return (*(optimum.key for optimum in optima(1e20)), LLAMA)
 
 
-def optimum_named(budget: ComputeBudget, key: str) -> Optimum:
+def find_optimum(budget: ComputeBudget, key: str) -> Optimum:
     """Return the optimum of a law; "llama" is half the refitted one, trained to its loss."""
     optima_of_laws = optima(budget.flops)
     if key != LLAMA:
         return next(optimum for optimum in optima_of_laws if optimum.key == key)
     half = next(
-        optimum for optimum in smaller_models(_refitted(optima_of_laws)) if optimum.share == 0.5
+        optimum
+        for optimum in smaller_models(_refitted_optimum(optima_of_laws))
+        if optimum.share == 0.5
     )
     return Optimum(LLAMA, "LLaMA's argument", half.parameters, half.tokens, half.loss)
 

@@ -28,7 +28,7 @@ class Fold:
 
 
 def fold(step: StepTimeline) -> Fold:
-    """Return the part to omit from a step, whose first and last turns are shown."""
+    """Return the part of a step to omit: repeated passes between its beginning and its end."""
     events = [event for event in step.events if event.lane == COMPUTE]
     last = max(event.turn for event in events)
     ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2

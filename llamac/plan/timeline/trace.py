@@ -25,7 +25,7 @@ TraceEvent = dict[str, Any]
 
 def trace_json(step: StepTimeline) -> dict[str, Any]:
     """Return the trace as JSON values; `otherData` describes the setting and level of detail."""
-    detailed = _detailed(step)
+    detailed = _detailed_micro_batches(step)
     lanes = _lanes(step)
     threads = {lane: number for number, lane in enumerate(lanes)}
     events = [*_names(step, threads)]
@@ -52,7 +52,7 @@ def trace_json(step: StepTimeline) -> dict[str, Any]:
     }
 
 
-def _detailed(step: StepTimeline) -> set[int]:
+def _detailed_micro_batches(step: StepTimeline) -> set[int]:
     """Return the micro-batches whose ops are shown one by one."""
     ops = sum(len(step.run(event).spans) for event in step.events if event.runs)
     micro_batches = range(step.micro_batches)

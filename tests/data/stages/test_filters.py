@@ -14,7 +14,7 @@ import pytest
 from llamac.data.document import Document, Rejected
 from llamac.data.stages import StageError, build, facts
 from llamac.data.stages.common.sentences import split_sentences
-from llamac.data.stages.decontaminate import contaminated
+from llamac.data.stages.decontaminate import contaminated_documents
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.licence import permits
 from llamac.spec.stages import (
@@ -332,7 +332,7 @@ def test_runs_of_letters_and_numbers_are_no_contamination(tmp_path: Path) -> Non
 
 def test_the_report_lists_every_hit(tmp_path: Path) -> None:
     surveyed(sets(tmp_path), tmp_path / "survey", ["fine"], [QUESTION, "fine", QUESTION])
-    found = list(contaminated(tmp_path / "survey/decided", 2))
+    found = list(contaminated_documents(tmp_path / "survey/decided", 2))
     assert [(hit["file"], hit["line"], hit["items"]) for hit in found] == [
         ("1", 1, ["quiz.jsonl:2"]),
         ("1", 3, ["quiz.jsonl:2"]),

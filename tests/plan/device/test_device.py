@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.plan.device.device import HERE, DeviceError, device_named, device_names, load_device
+from llamac.plan.device.device import HERE, DeviceError, device_names, find_device, load_device
 
 
 @pytest.mark.parametrize("name", device_names())
@@ -53,7 +53,7 @@ def test_fp16_counts_as_bf16() -> None:
     ],
 )
 def test_publications_names(text: str, name: str) -> None:
-    assert device_named(text).name == name
+    assert find_device(text).name == name
 
 
 def test_an_unknown_device_names_the_nearest_and_the_way_out() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamac.passes.analysis.liveness import LiveMemory, live_values, saved_bytes
-from llamac.plan.render.step_data import packed, step_data
+from llamac.plan.render.step_data import gzip_base64, step_data
 from llamac.plan.timeline.breakdown import transfer_costs
 from llamac.plan.timeline.memory_timeline import moments
 from llamac.plan.timeline.step import StepTimeline
@@ -116,4 +116,4 @@ def test_the_trace_is_that_of_the_command() -> None:
     step = step_of("FSDP over tensor ranks")
     text = gzip.decompress(base64.b64decode(data_of("FSDP over tensor ranks")["trace"]))
     assert json.loads(text) == json.loads(json.dumps(trace_json(step)))
-    assert packed([1]) == packed([1])
+    assert gzip_base64([1]) == gzip_base64([1])

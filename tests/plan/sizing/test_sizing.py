@@ -21,7 +21,7 @@ from llamac.plan.sizing.scaling_laws import (
     parse_flops,
     smaller_models,
 )
-from llamac.plan.sizing.sized_spec import ComputeBudget, choices, optimum_named
+from llamac.plan.sizing.sized_spec import ComputeBudget, choices, find_optimum
 from llamac.spec import load_spec
 
 LLAMAS = {"7b": 6_738_415_616, "13b": 13_015_864_320, "33b": 32_528_943_616, "65b": 65_285_660_672}
@@ -156,7 +156,7 @@ def test_the_chosen_size_is_written_as_a_spec_that_check_accepts(
     assert main(["check", str(out)]) == 0
     spec, best = (
         load_spec(out),
-        optimum_named(ComputeBudget(float(flops), load_device("a100-80gb")), law),
+        find_optimum(ComputeBudget(float(flops), load_device("a100-80gb")), law),
     )
     shape = llama(spec.model.dim, spec.model.n_layers)
     assert shape.parameters == pytest.approx(best.parameters, rel=0.03)

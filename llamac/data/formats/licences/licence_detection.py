@@ -19,7 +19,7 @@ from llamac.data.formats.licences.dep5 import dep5, is_dep5
 from llamac.data.formats.licences.licence_texts import (
     identify_licence,
     join_expressions,
-    names_copyleft,
+    mentions_copyleft,
     tag_of,
 )
 
@@ -79,7 +79,7 @@ class Licences:
         if folder not in self.cache:
             self.cache[folder] = _folder_licence(self.folders[folder])
         licence = self.cache[folder]
-        if licence and names_copyleft(text) and not _OF_COPYLEFT.search(licence):
+        if licence and mentions_copyleft(text) and not _OF_COPYLEFT.search(licence):
             return join_expressions([licence, COPYLEFT])
         return licence
 

@@ -110,7 +110,7 @@ def join_expressions(expressions: list[str]) -> str | None:
     return " AND ".join(distinct) or None
 
 
-def names_copyleft(text: str) -> bool:
+def mentions_copyleft(text: str) -> bool:
     """Return whether the top of a source file mentions a copyleft licence."""
     head = text[:TAG_WITHIN].upper()
     if not any(word in head for word in ("GPL", "GNU", "LESSER", "AFFERO", "MOZILLA")):
