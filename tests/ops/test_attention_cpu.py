@@ -129,6 +129,7 @@ def operators(dtype: torch.dtype, head_dim: int, **limits: Any) -> set[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_compiled_regions_use_it_where_it_applies() -> None:
     name = "llamac.causal_attention.default"
     assert name in operators(torch.float32, 32)

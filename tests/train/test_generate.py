@@ -381,7 +381,7 @@ def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
     run = shutil.copytree(alone, tmp_path / "run")
     edited = run / "runtime" / "generate" / "text.py"
     text = edited.read_text()
-    edited.write_text(text.replace("text[len(self.known) :]", "text[len(self.known) :].upper()"))
+    edited.write_text(text.replace("len(text) - keep]\n", "len(text) - keep].upper()\n"))
     assert edited.read_text() != text
     manifest = json.loads((run / "MANIFEST.json").read_text())
     digest = hashlib.sha256(edited.read_bytes()).hexdigest()

@@ -258,7 +258,7 @@ def test_a_step_leaves_no_tensors_to_the_garbage_collector(trainer):
         optimizer.read(optimizer.step(1e-3, loss, train.count_targets(tokens)))
 
     step()
-    gc.collect()
+    gc.freeze()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -269,4 +269,5 @@ def test_a_step_leaves_no_tensors_to_the_garbage_collector(trainer):
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+        gc.unfreeze()
     assert not left
