@@ -9,6 +9,7 @@ answers each with one line.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -109,6 +110,7 @@ def serve() -> None:
     import torch._dynamo  # imported by the first optimizer step
     import torch.distributed  # noqa: F401
 
+    gc.freeze()  # ranks collect garbage: only their own, without copying the pages of torch
     for line in sys.stdin:
         print(json.dumps(_launch(**json.loads(line))), flush=True)
 

@@ -8,6 +8,7 @@ starts take minutes. The parent itself never trains: a fork would then not be ab
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import os
@@ -87,6 +88,7 @@ class Subject:
 
 def in_child(work: Callable[[], int], log: Path) -> Ended:
     """What becomes of `work` in a fork of this process."""
+    gc.freeze()  # the child collects garbage: only its own, not this process's
     child = os.fork()
     if not child:
         code = 70
