@@ -218,7 +218,7 @@ def test_a_fault_of_the_step_is_found(
     assert main(["verify", "tiny", f"--ranks={count}", *grouped]) == 3
     said = capsys.readouterr().err
     assert re.search(
-        rf"tiny on {re.escape(layout)} is not what .*: (relative error \S+ in )?{where}$",
+        rf"tiny on {re.escape(layout)} differs from one rank: (relative error \S+ in )?{where}$",
         said,
         re.M,
     )
@@ -257,7 +257,7 @@ def test_a_fault_without_a_result_is_told(
     monkeypatch.setattr("llamac.emit.build.files_of", broken)
     assert main(["verify", "tiny", "--ranks=1"]) == 3
     said = capsys.readouterr().err
-    assert "tiny on one rank is not what" in said
+    assert "tiny on one rank differs from one rank" in said
     assert problem in said
 
 
