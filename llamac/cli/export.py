@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llamac.cli.common.options import print_status
+from llamac.cli.common.sigterm import sigterm_interrupts
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -66,5 +67,6 @@ def export(
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.convert.export import write_export
 
-    write_export(run, output, format, checkpoint, dtype, parts, overwrite, print_status)
+    with sigterm_interrupts():
+        write_export(run, output, format, checkpoint, dtype, parts, overwrite, print_status)
     print_status(f"wrote {output}")

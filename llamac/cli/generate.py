@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from llamac.cli.common.sigterm import sigterm_interrupts
+
 IMPORT_NOTE = "import.json"  # written by `llamac import`
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -118,7 +120,7 @@ def generate(
     from llamac.emit.trusted import trusted_program
 
     files = trusted_program(run)
-    with TemporaryDirectory(prefix="llamac-generate-") as directory:
+    with sigterm_interrupts(), TemporaryDirectory(prefix="llamac-generate-") as directory:
         for name, text in files.items():
             path = Path(directory, name)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import typer
 
 from llamac.cli.common.options import print_status
 from llamac.cli.common.output import check_output, write_output
+from llamac.cli.common.sigterm import sigterm_interrupts
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -62,13 +63,14 @@ def import_(
     from llamac.convert.directory import write_import
     from llamac.convert.formats import dtype_of, open_source
 
-    write_import(
-        open_source(source, base, print_status),
-        output,
-        dtype_of(dtype),
-        overwrite,
-        print_status,
-        lambda text: write_output(output, text, overwrite=overwrite),
-    )
+    with sigterm_interrupts():
+        write_import(
+            open_source(source, base, print_status),
+            output,
+            dtype_of(dtype),
+            overwrite,
+            print_status,
+            lambda text: write_output(output, text, overwrite=overwrite),
+        )
     name = output.with_suffix("")
     print_status(f"wrote {output} and {name}/; try: llamac generate {name} --prompt TEXT")

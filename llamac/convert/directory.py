@@ -64,8 +64,8 @@ def write_import(
         )
     final = spec_path.with_name(name)
     if final.exists() and not (overwrite and is_import(final)):
-        what = "replace it with --overwrite" if is_import(final) else "it is not an import"
-        raise ConversionError(f"{final} exists ({what}): or choose another spec with -o")
+        way = "replace it with --overwrite, or " if is_import(final) else ""
+        raise ConversionError(f"{final} exists: {way}choose another spec with -o")
     _require_ids(source, validate_table(Model, source.model, str(source.files[0])).vocab_size)
     text = ""
     with staged_directory(final, lambda: write_spec(text)) as directory:

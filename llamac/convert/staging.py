@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import current_thread, main_thread
 
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.checkpoint import run_lock
@@ -20,12 +18,12 @@ def staged_directory(
 ) -> Iterator[Path]:
     """Yield a temporary directory that replaces `final` when the block succeeds.
 
-    It is locked for this process. An error or SIGTERM deletes it and leaves `final` unchanged.
+    It is locked for this process. An error deletes it and leaves `final` unchanged.
     after_rename: called once `final` is replaced; if it raises, the replacement is undone.
     Raises RunError if another process is writing the same directory, or the disk fails.
     """
     temporary, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
-    with run_lock(temporary), _sigterm_interrupts():
+    with run_lock(temporary):
         try:
             for left in temporary.iterdir():  # of a process that was killed
                 if left.name != ".lock":
@@ -62,16 +60,3 @@ def _exchange(temporary: Path, final: Path, old: Path, after_rename: Callable[[]
         if old.exists():
             old.rename(final)
         raise
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, unless the process handles or ignores it."""
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

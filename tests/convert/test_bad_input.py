@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf import hf_export
 from llamac.convert.hf.config_reading import model_of, read_config
-from llamac.convert.staging import staged_directory
 from llamac.convert.typed_table import validate_table
 from llamac.runtime.durable_files import NewFile
 from llamac.spec.model import Model
@@ -382,14 +381,14 @@ def test_a_stopped_import_leaves_nothing(error, bases, tmp_path, monkeypatch, ca
     assert not [*tmp_path.iterdir()]
 
 
-def test_sigterm_is_an_interrupt_that_leaves_nothing(tmp_path) -> None:
-    def write() -> None:
-        with staged_directory(tmp_path / "out") as directory:
-            (directory / "half").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
+def test_sigterm_is_an_interrupt_that_leaves_nothing(bases, tmp_path, monkeypatch) -> None:
+    def terminated(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt):
-        write()
+    monkeypatch.setattr(NewFile, "write", terminated)
+    assert llamac("import", bases["hf"], "-o", tmp_path / "out.toml") == 130
+    monkeypatch.setattr("llamac.convert.weights._read_chunk", terminated)
+    assert llamac("export", bases["hf"].parent / "run", "-o", tmp_path / "out") == 130
     assert not [*tmp_path.iterdir()]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
