@@ -1,4 +1,4 @@
-"""The error raised when a model cannot be converted."""
+"""Error of conversions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from llamac.runtime.errors import RunError
 
 
 class ConversionError(RunError):
-    """Files are damaged, or a format does not support the model. Exit code 2."""
+    """A model cannot be converted: its files are damaged, or the format does not support it.
+
+    The command exits with code 2.
+    """
 
     exit_code = 2

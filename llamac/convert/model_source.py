@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """The frozen base weights of imported adapters.
+    """Frozen base weights of imported adapters.
 
     checkpoint: absolute path of the base's checkpoint. finetune: [finetune] table of the adapters.
     exact: whether the base computes in float32.

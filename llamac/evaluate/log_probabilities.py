@@ -56,7 +56,7 @@ class _CachedRow:
 
 
 class Scorer:
-    """Computes log-probabilities of continuations with a model's emitted Inference.
+    """Scorer of continuations by a model's emitted Inference.
 
     make: function of (rows, positions) that returns an Inference. max_tokens: maximum tokens per
     batch, including padding.

@@ -1,1 +1,1 @@
-"""The tasks of `llamac eval`."""
+"""Tasks of `llamac eval`."""

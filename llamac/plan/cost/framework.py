@@ -32,7 +32,7 @@ class OpBytes:
 OP_BY_OP_RMS_NORM = OpBytes(36.0, 92.0, bandwidth=0.82)
 """RMSNorm as PyTorch ops in fp32 over bf16 input: cast (2 + 4), square (4 + 4), mean (4), scale
 (4 + 4), cast (4 + 2), weight (2 + 2) forward; the gradients of each of them backward. Reductions
-over rows, and over tokens for the weight, reach some 0.7 of the bandwidth, not 0.85."""
+over rows, and over tokens for the weight, reach about 0.7 of the bandwidth instead of 0.85."""
 
 OP_BY_OP_ROPE = OpBytes(20.0, 24.0)
 """x·cos + rotate_half(x)·sin in bf16: two products (4 + 4), negation and concatenation (2 + 4),
@@ -57,20 +57,20 @@ class ScoreTraffic:
 
 
 SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, saved=5.0, peak=5.0)
-"""Megatron's fused scale, mask and softmax in half precision (2 + 2), dropout (2 + 2); saved are
-probabilities, dropped ones and a mask of bytes (Korthikanti et al. 2022, section 4.1)."""
+"""Megatron's fused scale, mask and softmax in half precision (2 + 2), dropout (2 + 2). Saved
+are probabilities before and after dropout, and a mask of bytes (Korthikanti et al. 2022, section 4.1)."""
 
 FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, saved=2.0, peak=4.0)
-"""The same without dropout, as LLaMA trains."""
+"""Fused scale, mask and softmax without dropout, as LLaMA is trained."""
 
 TORCH_SOFTMAX = ScoreTraffic(forward=36.0, backward=32.0, saved=6.0, peak=16.0)
-"""Op by op in fp32: cast, scale, mask, softmax, cast, each read and written; fp32 probabilities and
-their bf16 copy are kept."""
+"""Attention op by op in fp32: cast, scale, mask, softmax and cast, each of which reads and writes;
+fp32 probabilities and their bf16 copy are saved."""
 
 
 @dataclass(frozen=True)
 class FrameworkProfile:
-    """How a framework runs the ops of a graph and shards its state.
+    """Differences of a framework's kernels, memory and communication from the emitted trainer.
 
     Attributes:
         fused: Whether norms, activations and the loss are llamac's fused ops.
@@ -229,20 +229,22 @@ FRAMEWORKS = {
         loss_bytes=52.0,
     ),
 }
-"""Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
-Megatron-LM as of 2022; Megatron Core and NeMo, with Transformer Engine's fused kernels. The figures
-of the second, third and fourth are fitted (benchmarks/plan_fit.py); the fifth's were set so that
-NVIDIA's published NeMo summaries (Hopper, Blackwell) come out right on average. Megatron's weight
-gradients add to fp32 in the matmul (4 + 4 bytes in place of 2), half of it under the arithmetic.
+"""Profiles by the name that `--framework` takes.
 
-The last two are as their public code has it, and their host as Megatron's:
-
-- Aleph Alpha's `scaling`: gradients in bf16, added up by autograd (6 bytes), cast and all-reduced
-  in fp32 in buckets of 500M elements at the end of a step (casts, copies: 24 bytes); logits
-  gathered, in fp32 for the loss and its two gradients, and for the accuracy.
-- nanotron: gradients in fp32 (4 bytes), as computed (2) and in DDP's buckets of bf16 (2), reduced
-  in fp32; its loss is a dozen fp32 ops; attention copies its inputs between layouts: with twice our
-  traffic, its published scaling runs come out 6 % off on average. A layer of LLaMA takes its host
-  4.4 ms under tensor parallelism on H100s: 100 kernels, and 8 collectives that split matmuls into
-  parts at the rest.
+- llamac: the emitted trainer.
+- compiled: modules that torch.compile compiles (torchtitan). Fitted by benchmarks/plan_fit.py.
+- eager: PyTorch op by op (FSDP1 of llm-foundry). Fitted by benchmarks/plan_fit.py.
+- megatron: Megatron-LM as of 2022. Fitted by benchmarks/plan_fit.py. Its weight gradients are
+  accumulated in fp32 by the matmul (4 + 4 bytes instead of 2), half of it under the arithmetic.
+- megatron-core: Megatron Core and NeMo, with Transformer Engine's fused kernels. Chosen so that
+  NVIDIA's published NeMo summaries (Hopper, Blackwell) are predicted correctly on average.
+- aleph-alpha: Aleph Alpha's `scaling`, from its public code, with Megatron's host costs. Gradients
+  are in bf16, accumulated by autograd (6 bytes), cast and all-reduced in fp32 in buckets of 500M
+  elements at the end of a step (casts and copies: 24 bytes). Logits are gathered, and are in fp32
+  for the loss, its two gradients and the accuracy.
+- nanotron: from its public code, with Megatron's host costs. Gradients are in fp32 (4 bytes), as
+  computed (2) and in DDP's buckets of bf16 (2), and are reduced in fp32. The loss is a dozen fp32
+  ops, and attention copies its inputs between layouts; with twice llamac's traffic, its published
+  scaling runs are predicted within 6 % on average. Under tensor parallelism on H100s, the host
+  takes 4.4 ms for a layer of LLaMA: 100 kernels, and 8 collectives that split matmuls into parts.
 """

@@ -244,7 +244,7 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
         else sequence_parallel
     )
     tied = shape.tied and layout.pp == 1  # a pipeline's last stage has a copy of its own
-    # A schedule of ours wants a micro-batch for every stage at least; `Setting` has the row's.
+    # llamac's schedules need a micro-batch per stage; `Setting` has the row's number.
     times = max(layout.micro_batches, layout.pp)
     times += -times % layout.pp if layout.vpp > 1 else 0
     dtype = text(row, "dtype")

@@ -43,7 +43,7 @@ UNFIT_REASONS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The layouts of one model split, to be explored.
+    """Layouts of one model split, to be explored.
 
     bounds: Lower bounds on the seconds of a step, by checkpointing policy.
     legal: Number of legal layouts per policy.
