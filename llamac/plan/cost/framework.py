@@ -58,7 +58,7 @@ class ScoreTraffic:
 
 SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, saved=5.0, peak=5.0)
 """Megatron's fused scale, mask and softmax in half precision (2 + 2), dropout (2 + 2). Saved
-are probabilities before and after dropout, and a mask of bytes (Korthikanti et al. 2022, section 4.1)."""
+are probabilities before and after dropout and a byte mask (Korthikanti et al. 2022, sec. 4.1)."""
 
 FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, saved=2.0, peak=4.0)
 """Fused scale, mask and softmax without dropout, as LLaMA is trained."""
@@ -229,7 +229,7 @@ FRAMEWORKS = {
         loss_bytes=52.0,
     ),
 }
-"""Profiles by the name that `--framework` takes.
+"""Profiles by name.
 
 - llamac: the emitted trainer.
 - compiled: modules that torch.compile compiles (torchtitan). Fitted by benchmarks/plan_fit.py.
@@ -245,6 +245,6 @@ FRAMEWORKS = {
 - nanotron: from its public code, with Megatron's host costs. Gradients are in fp32 (4 bytes), as
   computed (2) and in DDP's buckets of bf16 (2), and are reduced in fp32. The loss is a dozen fp32
   ops, and attention copies its inputs between layouts; with twice llamac's traffic, its published
-  scaling runs are predicted within 6 % on average. Under tensor parallelism on H100s, the host
+  scaling runs are predicted with a mean error of 6 %. Under tensor parallelism on H100s, the host
   takes 4.4 ms for a layer of LLaMA: 100 kernels, and 8 collectives that split matmuls into parts.
 """
