@@ -244,17 +244,19 @@ def _triton(device: torch.device) -> Compiler:
 
 def _cpp_compiler() -> Compiler:
     chosen = os.environ.get("CXX")
-    found = [name for name in ([chosen] if chosen else ["g++", "clang++"]) if shutil.which(name)]
-    if not found:
+    compilers = [
+        name for name in ([chosen] if chosen else ["g++", "clang++"]) if shutil.which(name)
+    ]
+    if not compilers:
         looked = f"$CXX = {chosen!r}" if chosen else "$CXX, g++, clang++"
         return Compiler(False, f"no C++ compiler found ({looked})")
     complaint = ""
-    for name in found:
+    for name in compilers:
         complaint = _try_cpp(name)
         if not complaint:
             os.environ["CXX"] = name
             return Compiler(True, name)
-    return Compiler(False, f"{found[-1]} cannot build a Python extension: {complaint}")
+    return Compiler(False, f"{compilers[-1]} cannot build a Python extension: {complaint}")
 
 
 def _try_cpp(compiler: str) -> str:

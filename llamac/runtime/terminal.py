@@ -17,7 +17,7 @@ def escaped(text: str) -> str:
 
     Newlines and tabs remain. Escape only what is printed: files keep the original text.
     """
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def supports_escapes(stream: TextIO | None) -> bool:

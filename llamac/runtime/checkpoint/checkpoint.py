@@ -195,8 +195,8 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = SINGLE_RANK) -> dict[str, 
 def steps(run: Path) -> list[int]:
     """Return the steps of `run`'s checkpoints in ascending order."""
     names = {path.name for path in (run / "checkpoints").glob("step-*")}
-    found = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
-    return sorted(step for step in found if checkpoint_path(run, step).name in names)
+    candidates = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
+    return sorted(step for step in candidates if checkpoint_path(run, step).name in names)
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

@@ -70,8 +70,8 @@ class _InertUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.known:
             return self.known[module, name]
-        if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
-            return found
+        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
         raise ValueError(f"it refers to {module}.{name}, which is not allowed")
 
 
@@ -103,8 +103,8 @@ def _tensor(read: Any) -> TensorStorageMetadata:
     if not isinstance(properties, _Record) or not isinstance(properties.dtype, torch.dtype):
         raise ValueError("one of its tensors has no dtype")
     chunks = (_fields(chunk, "offsets", "sizes") for chunk in chunks)
-    found = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in chunks]
-    return TensorStorageMetadata(TensorProperties(properties.dtype), _size(size), found)
+    parts = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in chunks]
+    return TensorStorageMetadata(TensorProperties(properties.dtype), _size(size), parts)
 
 
 def _place(index: Any, info: Any) -> tuple[MetadataIndex, _StorageInfo]:

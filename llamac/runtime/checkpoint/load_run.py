@@ -58,8 +58,8 @@ def choose_checkpoint(run: Path, which: str, log: checkpoint.Log) -> Path:
         )
     path = checkpoint.checkpoint_path(run, int(which)) if which.isdecimal() else Path(which)
     if not path.is_dir():
-        there = ", ".join(map(str, own)) or "no step yet"
-        raise BadRequest(f"{run} has no checkpoint {which}: its checkpoints are of {there}")
+        available = ", ".join(map(str, own)) or "no step yet"
+        raise BadRequest(f"{run} has no checkpoint {which}: its checkpoints are of {available}")
     if problem := integrity.damage(path):
         raise RunError(f"checkpoint {path} is damaged: {problem}")
     return path

@@ -118,8 +118,8 @@ def open_model(
     else:
         place = data or Path(spec["data"].get("directory") or directory / "data")
         file = place / "tokenizer.model"
-        there = need_tokenizer or file.is_file()
-        tokenizer = load_run.load_tokenizer(place, path) if there else None
+        has_tokenizer = need_tokenizer or file.is_file()
+        tokenizer = load_run.load_tokenizer(place, path) if has_tokenizer else None
         own = (tokenizer.eos,) if tokenizer and tokenizer.eos >= 0 else ()
         chat = load_run.read_chat_settings(place)
         begin = tuple(chat.get("begin", own))

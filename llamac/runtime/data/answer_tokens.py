@@ -113,10 +113,10 @@ def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSetting
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path) if path.is_file() else {}
+        table = read_json(path) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return table if isinstance(table, dict) else {}
 
 
 def _text(path: Path) -> str:
@@ -131,11 +131,15 @@ def _text(path: Path) -> str:
 
 
 def _configured_template(config: Mapping[str, Any]) -> str | None:
-    found = config.get("chat_template")
-    if isinstance(found, list):
-        named = (one for one in found if isinstance(one, dict) and one.get("name") == "default")
-        found = next((one.get("template") for one in named), None)
-    return found if isinstance(found, str) else None
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = (
+            entry
+            for entry in template
+            if isinstance(entry, dict) and entry.get("name") == "default"
+        )
+        template = next((entry.get("template") for entry in named), None)
+    return template if isinstance(template, str) else None
 
 
 class AnswerEncoder:

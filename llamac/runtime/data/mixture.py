@@ -197,15 +197,15 @@ def _phases(
     changes: Sequence[tuple[int, Mapping[str, float]]], streams: Sequence[Stream]
 ) -> list[_Phase]:
     """Build the phases. changes: (first sequence, shares by source), in order."""
-    found: list[_Phase] = []
+    phases: list[_Phase] = []
     before = np.zeros(len(streams), dtype=np.int64)
     names = [stream.name for stream in streams]
     for begin, shares in changes:
-        if found:
-            before = found[-1].seen(begin - found[-1].begin)
+        if phases:
+            before = phases[-1].seen(begin - phases[-1].begin)
         slots = _slots([shares[stream.name] / stream.fill for stream in streams], names)
-        found.append(_Phase(begin, slots, *_period(slots), before))
-    return found
+        phases.append(_Phase(begin, slots, *_period(slots), before))
+    return phases
 
 
 def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:

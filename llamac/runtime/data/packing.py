@@ -181,19 +181,19 @@ def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
             at = bisect_left(rooms, size)
             if at < len(rooms):
                 free = rooms.pop(at)
-                those = np.concatenate(left.pop(free))
+                candidates = np.concatenate(left.pop(free))
             else:
                 free = room
-                those = np.arange(opened, opened - (-len(items) // (room // size)))
-                opened += len(those)
+                candidates = np.arange(opened, opened - (-len(items) // (room // size)))
+                opened += len(candidates)
             fit = free // size  # items per bin
             full, rest = divmod(len(items), fit)
-            used = min(len(those), full + bool(rest))
+            used = min(len(candidates), full + bool(rest))
             placed = min(len(items), used * fit)
-            bins[items[:placed]] = np.repeat(those[:used], fit)[:placed]
+            bins[items[:placed]] = np.repeat(candidates[:used], fit)[:placed]
             partly = placed - (used - 1) * fit  # items in the last bin
-            put(free - fit * size, those[: used - 1])
-            put(free - partly * size, those[used - 1 : used])
-            put(free, those[used:])
+            put(free - fit * size, candidates[: used - 1])
+            put(free - partly * size, candidates[used - 1 : used])
+            put(free, candidates[used:])
             items = items[placed:]
     return bins

@@ -69,10 +69,12 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
                 raise ValueError(f"source {source['name']!r} has share {share!r}")
             for split in SPLITS:
                 _require(("documents",), source[split])
-                ours = re.compile(rf"{re.escape(source['name'])}/{split}-\d{{5,}}(-\d{{5,}})?\.bin")
+                shard_name = re.compile(
+                    rf"{re.escape(source['name'])}/{split}-\d{{5,}}(-\d{{5,}})?\.bin"
+                )
                 # A shard outside the source's directory is neither read nor written.
                 for shard in source[split]["shards"]:
-                    if not ours.fullmatch(shard["file"]):
+                    if not shard_name.fullmatch(shard["file"]):
                         raise ValueError(f"{shard['file']!r} is no shard of {source['name']!r}")
         width = np.dtype(manifest["dtype"]).itemsize
         sizes = [(p, _require(("sha256",), shard)["tokens"] * width) for p, shard in shards]
@@ -288,9 +290,9 @@ def clear(directory: Path) -> None:
     """
     directory.mkdir(exist_ok=True)
     packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.sha256)?"
-    ours = re.compile(
+    written = re.compile(
         rf"\.?((train|validation)(-\d{{5}}\.bin|{packed})|unigrams\.npy|source\.json)(\.tmp)?"
     )
     for path in directory.iterdir():
-        if ours.fullmatch(path.name):
+        if written.fullmatch(path.name):
             path.unlink()

@@ -244,16 +244,16 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
     unknown, skipped = Unknown(source["name"], model), Skipped()
     job.progress(stage, done)
     for texts, encoded in _encoded(job, source, model, skipped):
-        kept = [np.empty(0, dtype=np.int32)]
+        train_tokens = [np.empty(0, dtype=np.int32)]
         unknown.add(texts, [token_ids(tokens) for tokens in encoded] if job.supervised else encoded)
         for text, tokens in zip(texts, encoded, strict=True):
             data, tokens = text.encode(), job.stored(tokens)
             held_out = job.is_held_out(data)
             writers["validation" if held_out else "train"].add(tokens, len(data))
             if not held_out:
-                kept.append(tokens)
+                train_tokens.append(tokens)
             done += len(data)
-        unigrams += count_loss_tokens(np.concatenate(kept), job.vocab_size)
+        unigrams += count_loss_tokens(np.concatenate(train_tokens), job.vocab_size)
         job.progress(stage, done)
     unknown.check()
     splits = {name: writer.close() for name, writer in writers.items()}
@@ -290,8 +290,8 @@ def _encoded(
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Yield (texts, tokens of each with the end token) of batches of a source's documents."""
     if source["kind"] in CONVERSATIONS:
-        found = supervised_documents(source, answer_encoder(job, model), skipped)
-        for batch in _batches(found, lambda document: len(document[0])):
+        records = supervised_documents(source, answer_encoder(job, model), skipped)
+        for batch in _batches(records, lambda document: len(document[0])):
             yield [text for text, _ in batch], [tokens for _, tokens in batch]
         return
     end = np.int32(model.eos)

@@ -182,7 +182,7 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
 
     def _checksums(self) -> dict[tuple[int, ...], int]:
         """Return checksums of this rank's masters, by the mesh coordinates that copies share."""
-        at = self.mesh.coordinates
+        coordinates = self.mesh.coordinates
         sums: dict[tuple[int, ...], list[Tensor]] = {}
         for name, master in self.masters.items():
             for canonical, chunk in self.sharding.chunks(
@@ -190,7 +190,13 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
             ):
                 exact = self.sharding.is_split(name) or self.sharding.has_partial_gradient(name)
                 copies = self._tensor_copies(name, canonical) if exact else 1
-                place = (copies, at["pp"], at["dp_shard"], at["cp"], at["tp"] // copies)
+                place = (
+                    copies,
+                    coordinates["pp"],
+                    coordinates["dp_shard"],
+                    coordinates["cp"],
+                    coordinates["tp"] // copies,
+                )
                 bits = chunk.tensor.view(torch.int32).sum(dtype=torch.int64)
                 sums.setdefault(place, []).append(bits)
         return {place: int(torch.stack(bits).sum()) for place, bits in sums.items()}

@@ -1,18 +1,18 @@
 """Rules that choose among the answers of a multiple-choice question (LLaMA paper, section 3).
 
-Every rule takes log P(answer | question) for each answer and chooses the largest score; the first
-of equal ones, as numpy's argmax.
+A rule turns log P(answer | question) of each answer into a score, and chooses the answer with the
+largest one; of equal scores the first, as numpy's argmax does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-ANSWER = "Answer:"  # the context that stands for no question (Brown et al. 2020, section 2.4)
+ANSWER = "Answer:"  # context without a question (Brown et al. 2020, section 2.4)
 
 
 def best_index(scores: Sequence[float]) -> int:
-    """Return the index of the largest score; the first of equal ones."""
+    """Return the index of the largest score; of equal ones the first."""
     return max(range(len(scores)), key=lambda number: (scores[number], -number))
 
 
@@ -22,7 +22,7 @@ def per_unit(log_probabilities: Sequence[float], lengths: Sequence[int]) -> list
 
 
 def log_ratios(log_probabilities: Sequence[float], without: Sequence[float]) -> list[float]:
-    """Return log of P(answer | question) / P(answer | another context)."""
+    """Return log P(answer | question) - log P(answer | another context) of each answer, in nats."""
     return [value - other for value, other in zip(log_probabilities, without, strict=True)]
 
 
@@ -32,10 +32,11 @@ def question_metrics(
     characters: Sequence[int],
     without: Sequence[float] | None = None,
 ) -> Mapping[str, float]:
-    """Return each metric of one question: 1.0 where its rule chooses the answer `gold`, else 0.0.
+    """Return metric → 1.0 if its rule chooses the right answer to a question, else 0.0.
 
-    log_probabilities: of the answers, in nats. characters: length of each answer. without: log
-    P(answer | "Answer:"), for `acc_answer`.
+    gold: index of the right answer. log_probabilities: log P(answer | question) of each answer, in
+    nats. characters: length of each answer. without: log P(answer | "Answer:") of each answer, for
+    the metric `acc_answer`; None leaves that metric out.
     """
     scores = {"acc": log_probabilities, "acc_norm": per_unit(log_probabilities, characters)}
     if without is not None:

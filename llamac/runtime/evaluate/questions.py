@@ -1,11 +1,11 @@
 """Multiple-choice questions that a trainer evaluates with its training graphs.
 
-A row of the file, which `llamac data questions` writes:
+`llamac data questions` writes the file, one JSON object per line:
 
     {"task": "piqa", "prompts": [text, …], "choices": [text, …], "gold": number}
 
-a prompt for each choice. With "against": text, `acc_answer` compares with what the choices have
-after that text.
+There is a prompt for each choice, and `gold` is the index of the right choice. With "against":
+text, the metric `acc_answer` compares with the choices' log-probabilities after that text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .choice_metrics import question_metrics
 
 
 class QuestionEncoder(Protocol):
-    """Interface of the tokenizer that encodes questions."""
+    """Interface of a tokenizer that encodes questions. eos: its id, or -1."""
 
     eos: int
 
@@ -36,7 +36,7 @@ class QuestionEncoder(Protocol):
 
 
 class DataRanks(Protocol):
-    """Interface of the mesh that `Questions` uses."""
+    """Interface of the device mesh as `Questions` uses it, see `Mesh`."""
 
     @property
     def device(self) -> torch.device: ...
@@ -54,10 +54,10 @@ class DataRanks(Protocol):
 
 @dataclass(frozen=True)
 class EncodedQuestion:
-    """One question, tokenised.
+    """A tokenised question.
 
-    answers: (context, continuation) of each choice, and then of each against another context, if
-    `compared`. characters: of each choice.
+    answers: ids of (context, continuation) of each choice, and, if `compared`, then of each choice
+    after the other context. characters: length of each choice. gold: index of the right choice.
     """
 
     task: str
@@ -70,26 +70,29 @@ class EncodedQuestion:
 def read_questions(
     path: str | Path, tasks: Sequence[str], count: int, tokenizer: QuestionEncoder
 ) -> list[EncodedQuestion]:
-    """Read the first `count` questions of each task, tasks taking turns. Raises RunError."""
-    found: dict[str, list[EncodedQuestion]] = {task: [] for task in tasks}
+    """Read the first `count` questions of each task, in turn: one of each task, and so on.
+
+    Raises RunError if the file cannot be read or lacks questions of a task.
+    """
+    by_task: dict[str, list[EncodedQuestion]] = {task: [] for task in tasks}
     try:
         with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
-                    if len(found.get(row["task"], range(count))) < count:
-                        found[row["task"]].append(_question(row, tokenizer))
+                    if len(by_task.get(row["task"], range(count))) < count:
+                        by_task[row["task"]].append(_question(row, tokenizer))
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise RunError(f"{path}:{number} is not a valid question: {error!r}") from error
     except (OSError, UnicodeError) as error:
         raise RunError(f"eval.questions {path} cannot be read: {error}") from error
-    if missing := [task for task in tasks if not found[task]]:
+    if missing := [task for task in tasks if not by_task[task]]:
         raise RunError(
             f"{path} has no questions of {', '.join(missing)}: write them with `llamac data "
             "questions`, or leave them out of eval.tasks"
         )
-    turns = range(max(map(len, found.values())))
-    return [found[task][turn] for turn in turns for task in tasks if turn < len(found[task])]
+    turns = range(max(map(len, by_task.values())))
+    return [by_task[task][turn] for turn in turns for task in tasks if turn < len(by_task[task])]
 
 
 def _question(row: Mapping[str, Any], tokenizer: QuestionEncoder) -> EncodedQuestion:
@@ -111,9 +114,9 @@ def _question(row: Mapping[str, Any], tokenizer: QuestionEncoder) -> EncodedQues
 def encode_pair(
     tokenizer: QuestionEncoder, context: str, continuation: str
 ) -> tuple[list[int], list[int]]:
-    """Return the tokens of a context, begun as texts in training are, and of what follows.
+    """Return (ids of a context, beginning with EOS as training texts do, ids of its continuation).
 
-    Spaces at the context's end belong to what follows, as in lm-evaluation-harness.
+    Spaces at the context's end are moved to the continuation, as in lm-evaluation-harness.
     """
     begin = [tokenizer.eos] if tokenizer.eos >= 0 else []
     spaces = len(context) - len(context.rstrip())
@@ -128,8 +131,9 @@ class Questions:
     """Evaluation of multiple-choice questions by forward passes of the training model.
 
     Each data rank scores one answer per pass, until all answers are scored or `seconds` have
-    passed. rows, length: shape of a training batch on one rank, which each pass has, so that
-    compiled graphs are reused. An answer is its first row, truncated on the left if it is longer.
+    passed. A pass has the shape of a training micro-batch, `rows` × `length` tokens, so that
+    compiled graphs are reused. The answer is in the first row, truncated on the left if it is
+    longer; the other rows are padding.
     """
 
     def __init__(
@@ -140,11 +144,13 @@ class Questions:
 
     @torch.no_grad()
     def ask(self, score: Callable[[Tensor, Tensor], Tensor], mesh: DataRanks) -> dict[str, float]:
-        """Score the answers; return eval/TASK/METRIC, its standard error and eval/TASK/questions.
+        """Score the answers and return the fields of a row of metrics. All ranks call this.
 
-        score: (tokens, labels), both int64 [rows, positions of this rank] → the sum of losses.
+        The fields are eval/TASK/METRIC, its standard error eval/TASK/METRIC_stderr, and
+        eval/TASK/questions, the number of questions whose answers are all scored. score: maps this
+        rank's tokens and labels, both int64 [rows, positions], to the sum of losses.
         """
-        ends, ranks = time.monotonic() + self.seconds, mesh.data_ranks
+        deadline, ranks = time.monotonic() + self.seconds, mesh.data_ranks
         values, done = torch.zeros(len(self.pairs), device=mesh.device), 0
         while done < len(self.pairs):
             own = done + mesh.data_rank
@@ -153,7 +159,7 @@ class Questions:
             if pair is not None:
                 values[own] = -loss.detach().float() / mesh.degrees["tp"]
             done = min(done + ranks, len(self.pairs))
-            if mesh.any(time.monotonic() > ends):
+            if mesh.any(time.monotonic() > deadline):
                 break
         if mesh.size > 1:
             dist.all_reduce(values)
@@ -170,27 +176,27 @@ class Questions:
         labels = torch.full_like(tokens, PADDING)
         if pair is not None:
             sequence = torch.tensor([*pair[0], *pair[1]][-(self.length + 1) :])
-            kept = min(len(pair[1]), len(sequence) - 1)
+            scored = min(len(pair[1]), len(sequence) - 1)
             end = len(sequence) - 1
             tokens[0, :end] = sequence[:-1]
-            labels[0, end - kept : end] = sequence[end + 1 - kept :]
+            labels[0, end - scored : end] = sequence[end + 1 - scored :]
         return tokens.to(device), labels.to(device)
 
     def _row(self, values: Sequence[float]) -> dict[str, float]:
-        """Judge the questions all of whose answers are scored."""
-        found: dict[str, list[Mapping[str, float]]] = {}
-        at = 0
+        """Return the metrics of the questions whose answers are all scored."""
+        by_task: dict[str, list[Mapping[str, float]]] = {}
+        start = 0
         for question in self.questions:
-            after = at + len(question.answers)
-            if after > len(values):
+            end = start + len(question.answers)
+            if end > len(values):
                 break
-            some, count = values[at:after], len(question.characters)
-            without = some[count:] if question.compared else None
-            verdict = question_metrics(question.gold, some[:count], question.characters, without)
-            found.setdefault(question.task, []).append(verdict)
-            at = after
+            scores, count = values[start:end], len(question.characters)
+            without = scores[count:] if question.compared else None
+            verdict = question_metrics(question.gold, scores[:count], question.characters, without)
+            by_task.setdefault(question.task, []).append(verdict)
+            start = end
         row: dict[str, float] = {}
-        for task, verdicts in found.items():
+        for task, verdicts in by_task.items():
             for metric in verdicts[0]:
                 mean = sum(verdict[metric] for verdict in verdicts) / len(verdicts)
                 row[f"eval/{task}/{metric}"] = mean

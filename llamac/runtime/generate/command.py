@@ -1,4 +1,4 @@
-"""The command line of an emitted generate.py, which streams continuations of prompts."""
+"""Command line of an emitted generate.py, which prints continuations of prompts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,23 @@ from .text import Decoder
 
 @dataclass(frozen=True)
 class EmittedProgram:
-    """The settings and classes of an emitted generate.py.
+    """Settings and classes of an emitted generate.py.
 
-    sample: defaults of max_new_tokens, context, temperature, top_p and seed. longer: whether
-    positions may exceed those of training.
+    Attributes:
+        name: name of the spec.
+        directory: the emitted directory, default of --run.
+        data: `data.directory` of the spec; None for the run's own.
+        model: class of the model.
+        packed: name of a packed parameter → its canonical pieces.
+        inference: class Inference, called as `inference(model, rows, positions)`.
+        pack: packs the model's linear weights in place for a CPU's matmul.
+        compile: compiles the decoding step for a device.
+        device: "auto", "cpu" or "cuda".
+        dtype: dtype of the weights and of the computation.
+        spec: resolved spec.
+        threads: number of CPU threads; None for torch's default.
+        sample: defaults of max_new_tokens, context, temperature, top_p and seed.
+        longer: whether the model supports more positions than training used.
     """
 
     name: str
@@ -51,7 +64,7 @@ class EmittedProgram:
 
 
 def main(program: EmittedProgram) -> int:
-    """Run generate.py; return 0, 1 (failed), 2 (invalid request) or 130 (interrupted)."""
+    """Run generate.py; return 0, 1 (error), 2 (invalid request) or 130 (interrupted)."""
     args = _parser(program).parse_args()
     try:
         generate(program, args)
@@ -117,7 +130,10 @@ def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
 def settings(
     program: EmittedProgram, args: argparse.Namespace, authors: Mapping[str, Any]
 ) -> Sampling:
-    """Return the sampling settings of the command line, else of the model, else of the spec."""
+    """Return the sampling settings: those of the command line, else `authors`, else the spec.
+
+    authors: generation settings of an imported model. Raises BadRequest for values out of range.
+    """
     names = [field.name for field in fields(Sampling)]
     usual = {key: program.sample[key] for key in ("temperature", "top_p")}
     usual |= {key: authors[key] for key in names if authors.get(key) is not None}
@@ -138,7 +154,10 @@ def settings(
 
 
 def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
-    """Continue all prompts, one batch at a time, and print the results."""
+    """Load the model, continue all prompts, one batch at a time, and print the results.
+
+    Raises BadRequest for an invalid request, RunError if the model cannot be loaded.
+    """
     prompts = read_prompts(args)
     count = program.sample["max_new_tokens"] if args.count is None else args.count
     for name, value, low in (
@@ -191,7 +210,10 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """Return the prompts of a command line, in order. Raises BadRequest."""
+    """Return the prompts of --prompt, then those of --prompts, in order.
+
+    Raises BadRequest if there are none or they cannot be read.
+    """
     prompts = [load_run.read_prompt(text) for text in args.prompt or []]
     if args.prompts is not None:
         try:
@@ -211,8 +233,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 def _from_json(file: str, number: int, line: str) -> str:
     try:
-        found = json.loads(line)
-        text = found.get("prompt") if isinstance(found, dict) else found
+        value = json.loads(line)
+        text = value.get("prompt") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise ValueError('it is neither a string nor an object with a string "prompt"')
         text.encode()
@@ -247,7 +269,7 @@ def _print(
     decoders = [Decoder(opened.tokenizer, tokens, args.stop) for tokens in starts]
     texts = ["" for _ in starts]
     reasons = ["length" for _ in starts]
-    made: list[list[int]] = [[] for _ in starts]
+    generated: list[list[int]] = [[] for _ in starts]
 
     def give(row: int, text: str) -> None:
         texts[row] += text
@@ -258,7 +280,7 @@ def _print(
         print(escaped(prompts[0]), end="", flush=sys.stdout.isatty())
     for step in batch:
         for row, token in step:
-            made[row].append(token)
+            generated[row].append(token)
             if token in batch.ends:
                 reasons[row] = "end"
                 continue
@@ -277,7 +299,7 @@ def _print(
         prompt = prompts[first + row]
         if args.json:
             answer = {"prompt": prompt, "text": text, "finish": reasons[row]}
-            answer |= {"prompt_tokens": len(starts[row]), "tokens": made[row]}
+            answer |= {"prompt_tokens": len(starts[row]), "tokens": generated[row]}
             print(json.dumps(answer), flush=True)
         else:
             print("---" * (first + row > 0) + "\n" * (first + row > 0), end="")
@@ -298,11 +320,11 @@ def generate_sample(
     start: Sequence[int] = (),
     ends: Sequence[int] = (),
 ) -> str:
-    """Return `prompt` with its continuation, as a sample during training.
+    """Return `prompt` with its continuation, a sample during training.
 
-    The prompt is read as the beginning of a document, or, given its tokens as `start`, of an answer
-    that one of the tokens `ends` ends. Sampling uses its own random generator, so it
-    does not affect training.
+    inference: class Inference. start: ids to continue instead of the prompt's, such as those of a
+    rendered chat; the result is then "prompt → continuation". ends: ids, besides EOS, each of which
+    ends the continuation. Sampling uses its own random generator, so it does not affect training.
     """
     begin = [*start] or [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(
@@ -322,9 +344,10 @@ def generate_sample(
 
 
 def chat_sample(directory: Path, tokenizer: Any, prompt: str) -> dict[str, Any]:
-    """Return the arguments of `generate_sample` for an answer as in the data of `directory`.
+    """Return the arguments `start` and `ends` of `generate_sample` for a supervised model.
 
-    They are empty without a prompt. Raises RunError.
+    directory: prepared data, whose chat template and begin tokens are used. Returns {} for an empty
+    prompt. Raises RunError if the template cannot be used.
     """
     chat, file = load_run.read_chat_settings(directory), directory / CHAT_TEMPLATE
     if not prompt:

@@ -1,4 +1,4 @@
-"""Compile the decoding step of an emitted inference.py into one call for all of its layers."""
+"""Compile the decoding step of an emitted inference.py as one function for all layers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K
 def compile_step(
     step: Callable[..., Tensor], model: Any, pack: Callable[[Any], None]
 ) -> Callable[..., Tensor]:
-    """Return `decode_step` compiled, once for each model and number of rows, for any caches.
+    """Return `decode_step` compiled: once for one row, and once for any larger number on a CPU.
 
-    On a CPU, `pack` lays out the weights of `model` if llamac's own kernel multiplies them. Of
-    others, Inductor takes them for constants and packs a copy of each: for one row, for C++
-    matmuls, which read them as fast as memory delivers them; for several, for oneDNN, whose matmuls
-    compute faster. It chooses MKL in float32 unless the number of rows is symbolic, which also
-    spares compiling for each number. The model's own weights remain for prompts, so all take twice
-    the memory.
+    step: the emitted function, called as `step(model, caches, slots, *tensors per row)`. pack:
+    packs the model's weights in place, which is done on a CPU if llamac's own kernel multiplies
+    them. Otherwise Inductor treats a CPU's weights as constants and packs a copy of each, so they
+    take twice the memory, as prompts need the originals: for one row, for C++ matmuls, which are
+    bound by memory bandwidth only; for several rows, for oneDNN, whose matmuls compute faster.
+    Inductor would choose MKL in float32 unless the number of rows is symbolic.
     """
     cpu = model.tok_embeddings.is_cpu
     constants = cpu and not has_panels(model.tok_embeddings)

@@ -1,8 +1,8 @@
 """Batched generation of tokens: prefill of all prompts, then one token per row and step.
 
-Rows may differ in length: each is padded on the right and keeps positions of its own, so a row's
-tokens do not depend on the others'. Beyond `context` positions, every step reads the row's last
-`context` tokens again, from position 0: exact, but slow.
+Rows may differ in length: each is padded on the right and has its own positions, so a row's tokens
+do not depend on the others'. Beyond `context` positions, every step computes the row's last
+`context` tokens anew, from position 0, which is exact but slow.
 """
 
 from __future__ import annotations
@@ -18,19 +18,30 @@ from torch import Tensor
 from .sampling import Sampling, choose, row_generator
 
 STEP = 16
-"""Attention looks at the filled part of the cache, rounded up to this many positions."""
+"""Attention reads the filled part of the cache, rounded up to a multiple of this."""
 
 
 class Steps(Protocol):
-    """Interface of the emitted class Inference; methods return logits, [B, V]."""
+    """Interface of the emitted class Inference, which has the key-value caches of B rows."""
 
-    def prefill(self, tokens: Tensor, last: Tensor) -> Tensor: ...
-    def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor: ...
+    def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """Compute prompts from position 0 and fill the caches; return logits [B, V] at `last`.
+
+        tokens: int64 [B, S], padded on the right. last: position of each row's last token, [B].
+        """
+        ...
+
+    def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
+        """Compute one token per row, append it to the caches, and return logits [B, V].
+
+        tokens, positions: int64 [B]. filled: number of positions of the caches to read.
+        """
+        ...
 
 
 @dataclass
 class GenerationSpeed:
-    """Numbers of prompt and generated tokens, and their seconds."""
+    """Numbers of prompt and generated tokens, and the seconds that each took."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
@@ -47,12 +58,15 @@ class GenerationSpeed:
 
 
 def round_up(positions: int) -> int:
-    """Return a number of positions rounded up to whole steps."""
+    """Return a number of positions, rounded up to a multiple of `STEP`."""
     return -(-positions // STEP) * STEP
 
 
 class Generation:
-    """The rows of one batch. Iterating yields each step's new tokens as (row, token) pairs."""
+    """Generation of one batch of rows; iterating yields each step's new (row, token) pairs.
+
+    A row ends after `count` tokens, after one of `ends`, or when `stop` is called.
+    """
 
     def __init__(
         self,
@@ -68,9 +82,12 @@ class Generation:
         ends: Collection[int] = (),
         speed: GenerationSpeed | None = None,
     ) -> None:
-        """Prepare to continue every prompt by up to `count` tokens, stopping after one of `ends`.
+        """Allocate the caches; nothing is computed before the first iteration.
 
-        make: (rows, positions) → an Inference. first_row: number of the first row's random stream.
+        make: called as make(rows, positions) to create an Inference. prompts: ids of each row's
+        prompt, of which the last `context` are used; ValueError if one is empty. count: largest
+        number of new tokens per row. seed, first_row: row i uses random stream first_row + i. ends:
+        ids each of which ends a row. speed: counters to add to.
         """
         if not all(prompts):
             raise ValueError("every prompt needs at least one token, such as BOS")
@@ -107,13 +124,13 @@ class Generation:
                 self.speed.prompt_seconds += now - began
             else:
                 self.speed.seconds += now - began
-            made = [(row, ids[row]) for row, left in enumerate(self.left) if left]
-            self.speed.tokens += 0 if fresh else len(made)
-            for row, token in made:
+            new_tokens = [(row, ids[row]) for row, left in enumerate(self.left) if left]
+            self.speed.tokens += 0 if fresh else len(new_tokens)
+            for row, token in new_tokens:
                 self.tokens[row].append(token)
                 self.left[row] = 0 if token in self.ends else self.left[row] - 1
             fresh = False
-            yield made
+            yield new_tokens
             began = time.perf_counter()
 
     def _prefill(self) -> Tensor:
@@ -125,10 +142,10 @@ class Generation:
 
     def _decode(self) -> Tensor:
         """Run one decoding step; return logits. Finished rows repeat their last step."""
-        at = [min(len(tokens), self.context) - 1 for tokens in self.tokens]
+        positions = [min(len(tokens), self.context) - 1 for tokens in self.tokens]
         newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=self.device)
-        filled = min(round_up(max(at) + 1), self.length)
-        return self.steps.decode(newest, torch.tensor(at, device=self.device), filled)
+        filled = min(round_up(max(positions) + 1), self.length)
+        return self.steps.decode(newest, torch.tensor(positions, device=self.device), filled)
 
     def _choose(self, scores: Tensor) -> list[int]:
         how, draws = self.sampling, [0.0] * len(self.tokens)

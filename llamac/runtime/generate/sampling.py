@@ -1,4 +1,4 @@
-"""Sampling of the next token of every row from its logits."""
+"""Sampling of each row's next token from its logits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings, applied in this order: penalty, temperature, top_k, top_p, min_p.
+    """Sampling settings, applied in the order penalty, temperature, top_k, top_p, min_p.
 
-    temperature: 0 takes the most likely token. top_k: sample from the k most likely tokens (0:
-    all). top_p: from the smallest set of most likely tokens with this total probability (Holtzman
-    et al. 2020, section 3.1). min_p: from tokens with at least this fraction of the largest
-    probability.
-    repetition_penalty: logits of tokens already in a row are divided by it, or multiplied if
-    negative (Keskar et al. 2019).
+    temperature: 0 takes the most likely token. top_k: number of most likely tokens to sample from;
+    0 for all. top_p: total probability of the smallest set of most likely tokens to sample from
+    (Holtzman et al. 2020, section 3.1). min_p: smallest probability to sample, as a fraction of the
+    largest one. repetition_penalty: divides the logits of tokens already in the row, or multiplies
+    negative ones (Keskar et al. 2019).
     """
 
     temperature: float = 1.0
@@ -29,11 +28,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Return whether the most likely token is always taken."""
         return self.temperature == 0.0
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
-    """Return the random generator of a row; row 0 uses the seed itself."""
+    """Return the random generator of a row, on the CPU; row 0 uses the seed itself."""
     if row:
         digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1

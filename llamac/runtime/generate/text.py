@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class SpeaksTokens(Protocol):
-    """Interface of the tokenizer used in generation."""
+    """Interface of a tokenizer as generation uses it."""
 
     def encode(self, text: str) -> Iterable[int]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
 class Decoder:
-    """Incremental decoder of one row, which returns text as soon as it is final.
+    """Incremental decoder of one row, which returns text as soon as later tokens cannot change it.
 
     A character may consist of several tokens and decodes to U+FFFD before the last one, so such an
     end is held back, as is an end that may begin a stop string. New tokens are decoded after those
@@ -25,14 +25,17 @@ class Decoder:
     def __init__(
         self, tokenizer: SpeaksTokens, prompt: Sequence[int], stops: Sequence[str] = ()
     ) -> None:
-        """prompt: the tokens before the text. stops: strings that end it."""
+        """Start after a prompt. prompt: its ids. stops: strings each of which ends the text."""
         self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
         self.final, self.final_text = [*prompt], tokenizer.decode(prompt)
         self.new: list[int] = []
         self.waiting, self.stopped = "", ""
 
     def feed(self, token: int) -> str:
-        """Add a token; return the text that is now final. `stopped`: the stop string found."""
+        """Add a token; return the text that is final now, without a stop string.
+
+        Sets `stopped` to the stop string once one is found; then the rest is dropped.
+        """
         self.new.append(token)
         text = self._decoded()
         if text.endswith("\ufffd"):
@@ -43,7 +46,7 @@ class Decoder:
         return self._certain(text)
 
     def finish(self) -> str:
-        """Return the text held back, at the end of generation."""
+        """Return the remaining text at the end of generation."""
         text = self._certain(self._decoded())
         if not self.stopped:
             text, self.waiting = text + self.waiting, ""
@@ -59,9 +62,9 @@ class Decoder:
         if self.stopped:
             return ""
         text = self.waiting + new
-        found = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, self.stopped = min(found)
+        matches = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if matches:
+            at, self.stopped = min(matches)
             self.waiting = ""
             return text[:at]
         keep = max((_overlap(text, stop) for stop in self.stops), default=0)

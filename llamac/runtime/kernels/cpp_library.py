@@ -18,7 +18,7 @@ INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
 }
 LANES = {"AVX2": 8, "AVX512": 16}
-"""Floats in a vector, by instruction set."""
+"""Float32 values per vector register, by instruction set."""
 
 
 def build_cpp_library(source: Path) -> ctypes.CDLL:

@@ -61,14 +61,14 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 @functools.cache
 def load_kernel() -> ctypes.CDLL | None:
-    """Return the compiled packed_linear.cpp; None if it cannot be built."""
+    """Load packed_linear.cpp, compiled if needed; return None if it cannot be compiled."""
     try:
-        found = cpp_library.build_cpp_library(SOURCE)
+        library = cpp_library.build_cpp_library(SOURCE)
     except OSError:
         return None
-    found.packed_linear.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4]
-    found.packed_linear.restype = None
-    return found
+    library.packed_linear.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4]
+    library.packed_linear.restype = None
+    return library
 
 
 def has_panels(weight: Tensor) -> bool:
@@ -77,10 +77,10 @@ def has_panels(weight: Tensor) -> bool:
 
 
 def arrange_in_panels(weight: Tensor, width: int) -> Tensor:
-    """Return weight [O, I] in panels of `width` outputs, which are three vectors: [O * I].
+    """Return weight [O, I] reordered in panels of `width` outputs (three vectors), flat: [O · I].
 
-    A panel holds the weights of an input side by side. Outputs that fill no vector come last, as
-    rows.
+    A panel stores, for each input, the weights of its outputs next to each other. Outputs beyond
+    the last full panel form a narrower one, and those that fill no vector come last, as plain rows.
     """
     outputs, inputs = weight.shape
     whole, left = outputs // width * width, outputs % (width // 3)
@@ -95,7 +95,7 @@ def _fake_panels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @opaque("panel_linear", _fake_panels)
 def panel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x @ weight.T + bias with the weight in panels; float32."""
+    """Return x @ weight.T + bias [..., O], float32, for a weight from `arrange_in_panels`."""
     x, y = x.contiguous(), _fake_panels(x, weight, bias)
     kernel, inputs, outputs = load_kernel(), x.shape[-1], y.shape[-1]
     assert kernel is not None  # it arranged the weight

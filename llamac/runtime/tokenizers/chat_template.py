@@ -204,9 +204,9 @@ class _Signs:
         return "".join(pieces), spans
 
 
-def common_prefix_length(one: np.ndarray, other: np.ndarray) -> int:
+def common_prefix_length(first: np.ndarray, second: np.ndarray) -> int:
     """Return the number of tokens in the common prefix of two arrays of ids."""
-    return sum(1 for _ in takewhile(bool, map(int.__eq__, one.tolist(), other.tolist())))
+    return sum(1 for _ in takewhile(bool, map(int.__eq__, first.tolist(), second.tolist())))
 
 
 def _compiled(template: str) -> Any:

@@ -94,25 +94,25 @@ class Tokenizer:
     def _end(self, eos: int | str) -> int:
         """Return the id of the piece that `eos` names, if it may end documents."""
         pieces = self._pieces
-        found = pieces.piece_to_id(eos) if isinstance(eos, str) else eos
-        known = 0 <= found < pieces.vocab_size()
-        if not known or (isinstance(eos, str) and pieces.id_to_piece(found) != eos):
+        token = pieces.piece_to_id(eos) if isinstance(eos, str) else eos
+        known = 0 <= token < pieces.vocab_size()
+        if not known or (isinstance(eos, str) and pieces.id_to_piece(token) != eos):
             raise TokenizerError(f"unknown piece in tokenizer.eos: {eos!r}")
-        piece = pieces.id_to_piece(found)
-        text = pieces.is_byte(found) or pieces.is_unknown(found) or len(piece.strip(SPACE_MARK)) < 2
+        piece = pieces.id_to_piece(token)
+        text = pieces.is_byte(token) or pieces.is_unknown(token) or len(piece.strip(SPACE_MARK)) < 2
         if text:
             raise TokenizerError(
                 f"tokenizer.eos = {eos!r} is {piece!r}, a character of ordinary text, which cannot "
                 f"mark the end of a document: name a special piece{self.candidates()}"
             )
-        return found
+        return token
 
     def candidates(self) -> str:
         """Return a clause "; it has …" with pieces that might end documents, for error messages."""
         bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
         names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
-        found = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
-        return f"; it has {', '.join(found[:8])}" if found else ""
+        pieces = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
+        return f"; it has {', '.join(pieces[:8])}" if pieces else ""
 
     @property
     def pieces_sha256(self) -> str:
@@ -237,22 +237,22 @@ def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Toke
 
 
 def _vocabulary_error(message: str, vocab_size: int) -> str:
-    if found := re.search(r"value <= (\d+)", message):
-        if int(found[1]) < SMALLEST_VOCABULARY:
+    if match := re.search(r"value <= (\d+)", message):
+        if int(match[1]) < SMALLEST_VOCABULARY:
             return (
-                f"the text is too small to train a tokenizer: it allows {found[1]} pieces, and a "
+                f"the text is too small to train a tokenizer: it allows {match[1]} pieces, and a "
                 f"vocabulary has at least {SMALLEST_VOCABULARY}; give more text "
                 "(tokenizer.train_bytes, or larger sources)"
             )
         return (
             f"the text is too small for a vocabulary of {vocab_size} pieces: set "
-            f"model.vocab_size to at most {found[1]}, or give more text "
+            f"model.vocab_size to at most {match[1]}, or give more text "
             "(tokenizer.train_bytes, or larger sources)"
         )
-    if found := re.search(r"required_chars\D*(\d+) vs (\d+)", message):
+    if match := re.search(r"required_chars\D*(\d+) vs (\d+)", message):
         return (
             f"a vocabulary of {vocab_size} pieces cannot hold the 259 special and byte pieces and "
-            f"this text's characters: set model.vocab_size to more than {found[2]}"
+            f"this text's characters: set model.vocab_size to more than {match[2]}"
         )
     if "sentences_.empty()" in message:
         return "no text to train a tokenizer on"

@@ -76,8 +76,8 @@ class JsonTokenizer(Tokenizer):
                 self._is_control[pieces[name]] = True
         self._unknown_name = unknown if unknown in self._names else None
         self._unseen: dict[str, bool] = {}  # characters without tokens
-        kept = described if self.eos < 0 else described | {"eos": self.eos}
-        self.model = json.dumps(kept, ensure_ascii=False).encode()
+        saved_form = described if self.eos < 0 else described | {"eos": self.eos}
+        self.model = json.dumps(saved_form, ensure_ascii=False).encode()
 
     @property
     def pieces_sha256(self) -> str:
@@ -89,14 +89,14 @@ class JsonTokenizer(Tokenizer):
         # Rayon creates its pool once, at first use.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
         encoded, name = _ids(self._whole, texts), self._unknown_name
-        found = [
+        affected = [
             number
             for number, (text, ids) in enumerate(zip(texts, encoded, strict=True))
             if self._is_control[ids].any() or (name is not None and name in text)
         ]
-        if found:
-            reencoded = _ids(self._cutting, [texts[number] for number in found])
-            for number, ids in zip(found, reencoded, strict=True):
+        if affected:
+            reencoded = _ids(self._cutting, [texts[number] for number in affected])
+            for number, ids in zip(affected, reencoded, strict=True):
                 encoded[number] = ids
                 if len(special := ids[self._is_control[ids]]):
                     raise TokenizerError(
@@ -151,7 +151,7 @@ class JsonTokenizer(Tokenizer):
 def _pieces_of(described: dict[str, Any]) -> dict[str, int]:
     """Return the ids of the model's pieces and added tokens."""
     added = described.get("added_tokens") or ()
-    return _model_pieces(described["model"]) | {one["content"]: one["id"] for one in added}
+    return _model_pieces(described["model"]) | {entry["content"]: entry["id"] for entry in added}
 
 
 def _model_pieces(model: dict[str, Any]) -> dict[str, int]:
@@ -172,10 +172,10 @@ def _end(ids: dict[str, int], eos: int | str | None, names: Iterable[str | None]
     """Return the EOS piece: the requested one, else one with a usual name, else None."""
     if eos is None:
         return next((name for name in names if name in ids), None)
-    found = [piece for piece, i in ids.items() if i == eos or piece == eos]
-    if not found:
+    matches = [piece for piece, i in ids.items() if i == eos or piece == eos]
+    if not matches:
         raise TokenizerError(f"unknown piece in tokenizer.eos: {eos!r}")
-    piece = eos if isinstance(eos, str) else found[-1]
+    piece = eos if isinstance(eos, str) else matches[-1]
     if len(piece.strip("▁Ġ ")) <= 1 or re.fullmatch("<0x[0-9A-F]{2}>", piece):
         raise TokenizerError(
             f"tokenizer.eos = {eos!r} is {piece!r}, a character of ordinary text, which cannot "
@@ -186,7 +186,7 @@ def _end(ids: dict[str, int], eos: int | str | None, names: Iterable[str | None]
 
 def _special(described: dict[str, Any], end: str | None) -> set[str]:
     added = described.get("added_tokens") or ()
-    return {one["content"] for one in added if one["special"]} | ({end} if end else set())
+    return {entry["content"] for entry in added if entry["special"]} | ({end} if end else set())
 
 
 def _exact(described: dict[str, Any], ids: dict[str, int], end: str | None) -> dict[str, Any]:
@@ -196,8 +196,10 @@ def _exact(described: dict[str, Any], ids: dict[str, int], end: str | None) -> d
     """
     model, added = described["model"], list(described.get("added_tokens") or ())
     if end is not None:
-        added = [one for one in added if one["content"] != end] + [special_token(ids[end], end)]
-        added.sort(key=lambda one: one["id"])
+        added = [entry for entry in added if entry["content"] != end] + [
+            special_token(ids[end], end)
+        ]
+        added.sort(key=lambda entry: entry["id"])
     model = model | ({"dropout": None} if "dropout" in model else {})
     return described | {"added_tokens": added, "model": model}
 
@@ -213,12 +215,12 @@ def _names_in_model(
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
     try:
-        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     except BaseException as error:  # the library's panic is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error
-    return [np.array(one.ids, dtype=np.int32) for one in found]
+    return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
 def _tokenizers() -> Any:

@@ -109,8 +109,8 @@ class Metrics:
         except OSError as error:
             if not self._said:
                 self._said = True
-                said = f"{self.path} cannot be written ({error.strerror})"
-                log(f"{said}: the run continues without it; to record its rows, {remedy(error)}")
+                problem = f"{self.path} cannot be written ({error.strerror})"
+                log(f"{problem}: the run continues without it; to record its rows, {remedy(error)}")
 
     def _truncate(self, resumed: int) -> int:
         """Drop damaged rows and those after step `resumed`; return the number of the latter."""
@@ -124,11 +124,11 @@ class Metrics:
         if damaged:
             rows = f"{len(damaged)} damaged rows, from line {damaged[0]} on"
             log(f"{self.path} has {rows}, which are ignored")
-        kept = [
+        retained = [
             line for line, n in zip(lines, steps, strict=True) if n is not None and n <= resumed
         ]
-        if kept != lines:
-            durable_files.write(self.path, b"".join(kept))
+        if retained != lines:
+            durable_files.write(self.path, b"".join(retained))
         return sum(step is not None and step > resumed for step in steps)
 
 
@@ -214,10 +214,13 @@ class NoOutput:
 
 
 class Display:
-    """Context manager that displays progress: a live line on a terminal, else lines."""
+    """Context manager that displays a run's progress.
+
+    It is a live line on a terminal, and otherwise a line every few steps.
+    """
 
     def __init__(self, start: int, stop: int, every: int) -> None:
-        """start, stop: steps. every: number of steps per line, if there is no terminal."""
+        """Prepare the display. start, stop: steps. every: number of steps per line."""
         self.stop = stop
         self.every = every
         self._steps = 0

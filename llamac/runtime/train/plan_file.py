@@ -57,10 +57,10 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
             return None
         memory = plan["memory"]["per_gpu"]
         own = memory["overhead"] if device.type == "cuda" else 0
-        found = PlannedStep(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
-        if not (0 < found.step_seconds < math.inf and 0 < found.peak_memory_bytes < math.inf):
+        planned = PlannedStep(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
+        if not (0 < planned.step_seconds < math.inf and 0 < planned.peak_memory_bytes < math.inf):
             raise ValueError("it has no predicted time or memory")
-        return found
+        return planned
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         log(f"{path} is damaged ({error}): the run is not compared with its plan")
         return None
@@ -74,7 +74,7 @@ def deviation(row: dict[str, Any]) -> str:
     """
     seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
     measured, predicted_bytes = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
-    found = [
+    deviations = [
         f"{what} {_share(real, predicted)} than planned ({shown})"
         for what, real, predicted, shown in (
             ("a step takes", seconds, planned, f"{seconds:.3g} s, not {planned:.3g}"),
@@ -87,10 +87,10 @@ def deviation(row: dict[str, Any]) -> str:
         )
         if abs(real / predicted - 1) > MAX_DEVIATION
     ]
-    if not found:
+    if not deviations:
         return ""
     way = "measure this machine with `llamac plan --calibrate -o machine.toml` and set hardware.gpu"
-    return f"off the plan: {' and '.join(found)}; {way}"
+    return f"off the plan: {' and '.join(deviations)}; {way}"
 
 
 def _share(real: float, predicted: float) -> str:

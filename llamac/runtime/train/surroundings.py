@@ -27,14 +27,14 @@ def run_environment(device: torch.device, directory: Path) -> dict[str, Any]:
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count()}
+    hardware: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count()}
     with suppress(OSError, ValueError):
-        found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        hardware["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
-        found |= {"gpu": gpu.name, "gpus_here": torch.cuda.device_count()}
-        found["gpu_memory_bytes"] = gpu.total_memory
-    return found
+        hardware |= {"gpu": gpu.name, "gpus_here": torch.cuda.device_count()}
+        hardware["gpu_memory_bytes"] = gpu.total_memory
+    return hardware
 
 
 def _cpu() -> str:
@@ -46,12 +46,12 @@ def _cpu() -> str:
 
 
 def _versions(directory: Path) -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
+        versions["cuda"] = torch.version.cuda
     with suppress(OSError, ValueError, KeyError, TypeError):
-        found["llamac"] = str(json.loads((directory / "MANIFEST.json").read_bytes())["llamac"])
-    return found | {"system": f"{platform.system()} {platform.release()}"}
+        versions["llamac"] = str(json.loads((directory / "MANIFEST.json").read_bytes())["llamac"])
+    return versions | {"system": f"{platform.system()} {platform.release()}"}
 
 
 def _git() -> dict[str, Any] | None:

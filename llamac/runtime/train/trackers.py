@@ -47,15 +47,15 @@ def open_trackers(
     online trackers show them as its config. wandb, trackio: name of the project; None disables the
     tracker.
     """
-    found: list[Tracker] = [TensorBoardTracker(run, resumed)] if tensorboard else []
+    opened: list[Tracker] = [TensorBoardTracker(run, resumed)] if tensorboard else []
     config = {"id": about.get("id"), "run": str(run.resolve()), **about}
     shared = {"resume": "allow", "name": run.resolve().name, "config": config}
     if wandb:
         options = {"project": wandb, "id": about.get("id"), "dir": str(run), **shared}
-        found.append(OnlineTracker("wandb", options))
+        opened.append(OnlineTracker("wandb", options))
     if trackio:
-        found.append(OnlineTracker("trackio", {"project": trackio, **shared}))
-    return found
+        opened.append(OnlineTracker("trackio", {"project": trackio, **shared}))
+    return opened
 
 
 class TensorBoardTracker:

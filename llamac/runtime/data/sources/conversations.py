@@ -110,12 +110,12 @@ def check_inputs(kind: str, paths: Iterable[str], text_field: str) -> None:
     if kind not in CONVERSATIONS:
         check_field(paths, text_field)
         return
-    found = [(path, names) for path, names in fields_of(paths) if names]
+    samples = [(path, names) for path, names in fields_of(paths) if names]
     forms, fields = FORMS, FIELDS
     if kind == "preferences":
         forms, fields = (PREFERENCE[1:],), "chosen and rejected"
-    if found and not any(form_of(names, forms) for _, names in found):
-        path, names = found[0]
+    if samples and not any(form_of(names, forms) for _, names in samples):
+        path, names = samples[0]
         shown = ", ".join(list(names)[:12])
         raise InputError(f"{path} has no {fields}; it has {shown}: convert it", "paths")
 
@@ -130,21 +130,21 @@ def parse_conversation(record: Any) -> Conversation:
     """Convert a record of any of the module's forms to a conversation. Raises MalformedRecord."""
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
-    given = {name: value for name, value in record.items() if value is not None}
-    if given.get("tools") or given.get("functions"):
+    fields = {name: value for name, value in record.items() if value is not None}
+    if fields.get("tools") or fields.get("functions"):
         raise MalformedRecord("tools are not supported")
-    form = form_of(given)
+    form = form_of(fields)
     if not form:
         shown = ", ".join(map(repr, list(record)[:8]))
         raise MalformedRecord(
             "the fields are of no known form", f"has {shown}" if shown else "has nothing"
         )
     if form[0] in ("messages", "conversations"):
-        system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
-        return Conversation(check_chat(_joined(system, given[form[0]], form[0])))
+        system = [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
+        return Conversation(check_chat(_joined(system, fields[form[0]], form[0])))
     if form[0] == "instruction":
-        return Conversation(check_chat(_alpaca(given)))
-    prompt, completion = given["prompt"], given["completion"]
+        return Conversation(check_chat(_alpaca(fields)))
+    prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         return Conversation(check_chat([*prompt, *completion]))
     return Conversation(None, check_text(prompt, "prompt"), check_text(completion, "completion"))
@@ -181,27 +181,27 @@ def normalise_messages(messages: Any) -> list[dict[str, Any]]:
 def _message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise MalformedRecord("a message is no object", where)
-    given = {name: value for name, value in message.items() if value is not None}
-    if any(given.get(name) for name in ("tool_calls", "function_call", "tool_call_id")):
+    fields = {name: value for name, value in message.items() if value is not None}
+    if any(fields.get(name) for name in ("tool_calls", "function_call", "tool_call_id")):
         raise MalformedRecord("tool calls are not supported", where)
-    sharegpt = "role" not in given and "from" in given
-    role = given.get("from" if sharegpt else "role")
+    sharegpt = "role" not in fields and "from" in fields
+    role = fields.get("from" if sharegpt else "role")
     if role is None:
         raise MalformedRecord("a message has no role", where)
     named = SPEAKERS.get(role) if sharegpt and isinstance(role, str) else role
     if named not in ROLES:
         raise MalformedRecord("unknown role", f"{where}: {str(role)[:40]!r}")
-    content = given.get("value" if sharegpt else "content")
+    content = fields.get("value" if sharegpt else "content")
     if content is None:
         raise MalformedRecord("a message has no content", where)
     if isinstance(content, list):
         content = _parts(content, where)
-    found: dict[str, Any] = {"role": named, "content": check_text(content, where)}
-    if "weight" in given:
-        if given["weight"] not in (0, 1):
-            raise MalformedRecord("a weight is neither 0 nor 1", f"{where}: {given['weight']!r}")
-        found["weight"] = int(given["weight"])
-    return found
+    normalised: dict[str, Any] = {"role": named, "content": check_text(content, where)}
+    if "weight" in fields:
+        if fields["weight"] not in (0, 1):
+            raise MalformedRecord("a weight is neither 0 nor 1", f"{where}: {fields['weight']!r}")
+        normalised["weight"] = int(fields["weight"])
+    return normalised
 
 
 def _parts(parts: list[Any], where: str) -> str:

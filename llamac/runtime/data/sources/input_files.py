@@ -89,7 +89,7 @@ def file_list(source: dict[str, Any]) -> list[str]:
     InputError if a glob matches no file or is a URL, or if a file's name does not end as
     `READ_HERE` requires.
     """
-    found = set[str]()
+    files = set[str]()
     for number, pattern in enumerate(source["paths"]):
         if _REMOTE.match(pattern):
             raise InputError(
@@ -107,11 +107,11 @@ def file_list(source: dict[str, Any]) -> list[str]:
         for path in matches if endings else ():
             if not set(FORMATS.get(format_of(path) or "", ())) & {*endings}:
                 raise unknown_name(path, source["kind"], endings, "paths", number)
-        found.update(matches)
+        files.update(matches)
     if source["kind"] not in TREES:
-        return sorted(found)
+        return sorted(files)
     inputs: list[str] = []
-    for path in sorted(found, key=lambda path: path.split(os.sep)):  # a directory, then its files
+    for path in sorted(files, key=lambda path: path.split(os.sep)):  # a directory, then its files
         if not inputs or not path.startswith(inputs[-1] + os.sep):
             inputs.append(path)
     return inputs
@@ -119,12 +119,12 @@ def file_list(source: dict[str, Any]) -> list[str]:
 
 def _matches(kind: str, pattern: str) -> list[str]:
     places = glob.iglob(_literal(os.path.expanduser(pattern)), recursive=True)
-    found = [os.path.normpath(path) for path in places]
+    matches = [os.path.normpath(path) for path in places]
     if kind in TREES:
-        return found
+        return matches
     if kind == "tokens":
-        return [path for path in found if os.path.isfile(path) and path.endswith(TOKENS)]
-    return [file for path in found if not _SPARKS_OWN.search(path) for file in _files(path)]
+        return [path for path in matches if os.path.isfile(path) and path.endswith(TOKENS)]
+    return [file for path in matches if not _SPARKS_OWN.search(path) for file in _files(path)]
 
 
 def _files(path: str) -> Iterator[str]:

@@ -64,8 +64,8 @@ def nested_rows(
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
         with _opened(path, skipped) as (file, native), parquet.ParquetFile(native) as table:
-            there = [name for name in columns if name in table.schema_arrow.names]
-            yield from _rows(file, table, there, path, skipped, _whole)
+            existing = [name for name in columns if name in table.schema_arrow.names]
+            yield from _rows(file, table, existing, path, skipped, _whole)
     except (OSError, ValueError, arrow.ArrowException) as error:
         skipped.add("broken parquet", f"{path} ({_why(error)})")
 
@@ -108,13 +108,17 @@ def _columns(
     if _type(schema.field(names.index(text)).type) not in _TEXT:
         skipped.add("not text", path)
         return []
-    found = [text]
+    columns = [text]
     for field in schema:
         inner = field.type if field.name in nested and _type(field.type) == "struct" else ()
-        found += [f"{field.name}.{one.name}" for one in inner if _is_plain(one, plain)]
+        columns += [
+            f"{field.name}.{inner_field.name}"
+            for inner_field in inner
+            if _is_plain(inner_field, plain)
+        ]
         if field.name != text and _is_plain(field, plain):
-            found.append(field.name)
-    return found
+            columns.append(field.name)
+    return columns
 
 
 def _is_plain(field: Any, names: Sequence[str]) -> bool:
@@ -181,8 +185,8 @@ def _records(batch: Any, text: str) -> Iterator[tuple[dict[str, Any], int]]:
     # As bytes, because one invalid string must not lose the whole batch.
     binary = _type(values.type).replace("string", "binary")
     rest = _plain_records(others) if others.num_columns else None
-    for at, data in enumerate(values.cast(binary).to_pylist()):
-        record = rest[at] if rest else {}
+    for row, data in enumerate(values.cast(binary).to_pylist()):
+        record = rest[row] if rest else {}
         record[text] = data if data is None else data.decode(errors="surrogateescape")
         yield record, len(record[text] or "")
 

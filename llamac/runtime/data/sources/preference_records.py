@@ -46,21 +46,23 @@ def parse_preference(record: Any) -> Preference:
     """Convert a record of any of the module's forms to a preference. Raises MalformedRecord."""
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
-    given = {name: value for name, value in record.items() if value is not None}
-    if missing := [name for name in PREFERENCE[1:] if name not in given]:
+    fields = {name: value for name, value in record.items() if value is not None}
+    if missing := [name for name in PREFERENCE[1:] if name not in fields]:
         raise MalformedRecord(f"no {missing[0]}")
-    prompt, chosen, rejected = (given.get(name) for name in PREFERENCE)
+    prompt, chosen, rejected = (fields.get(name) for name in PREFERENCE)
     if type(chosen) is not type(rejected):
         raise MalformedRecord("chosen is of another kind than rejected")
     if isinstance(chosen, str) and prompt is None:
         raise MalformedRecord("no prompt")
     if isinstance(chosen, str) and isinstance(prompt, str):
-        found = Preference(_plain(prompt, chosen, "chosen"), _plain(prompt, rejected, "rejected"))
+        preference = Preference(
+            _plain(prompt, chosen, "chosen"), _plain(prompt, rejected, "rejected")
+        )
     else:
-        found = _compared(_chat(prompt, chosen), _chat(prompt, rejected))
-    if found.chosen == found.rejected:
+        preference = _compared(_chat(prompt, chosen), _chat(prompt, rejected))
+    if preference.chosen == preference.rejected:
         raise MalformedRecord("chosen and rejected are equal")
-    return found
+    return preference
 
 
 def _plain(prompt: Any, answer: Any, where: str) -> Conversation:

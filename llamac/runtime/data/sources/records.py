@@ -125,13 +125,13 @@ def accept_text(text: Any, where: str, skipped: Skipped) -> bool:
 
 
 def _meta(record: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    meta: dict[str, Any] = {}
     for fields in (record.get(NESTED[0]), record.get(NESTED[1]), record):
         if isinstance(fields, dict):
             for key in META:
                 if key in fields and _is_plain(fields[key]):
-                    found[key] = fields[key]
-    return found
+                    meta[key] = fields[key]
+    return meta
 
 
 def _is_plain(value: Any) -> bool:
@@ -178,9 +178,9 @@ def cut(data: bytes, start: int = 0) -> int:
     """
     low, high = start + PART_BYTES // 2, start + PART_BYTES
     for separator in (b"\n\n", b"\n"):
-        found = data.rfind(separator, low, high)
-        if found >= 0:
-            return found + len(separator)
+        position = data.rfind(separator, low, high)
+        if position >= 0:
+            return position + len(separator)
     end = high
     while end > high - 4 and data[end] & 0xC0 == 0x80:  # inside a UTF-8 character
         end -= 1
@@ -365,9 +365,9 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
     Samples the first records of the first files, which takes milliseconds. Raises SourceError if a
     package is not installed.
     """
-    found = [(path, fields) for path, fields in fields_of(paths) if fields]
-    if found and not any(text_field in fields for _, fields in found):
-        path, fields = found[0]
+    samples = [(path, fields) for path, fields in fields_of(paths) if fields]
+    if samples and not any(text_field in fields for _, fields in samples):
+        path, fields = samples[0]
         raise InputError(
             f"{path} has no field or column {text_field!r}; set the source's text_field to one of "
             f"{_names(fields)}",
