@@ -77,6 +77,8 @@ def write_import(
         spec, text = _spec_of(source, directory, name, dtype_name)
         size = sum(tensor.nbytes for tensor in tensors.values())
         log(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
+        if not any(file in source.tokenizer for file in TOKENIZER_FILES):
+            log(f"it has no tokenizer: put its {' or '.join(TOKENIZER_FILES)} into {final}/")
         if source.chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
         (directory / "spec.toml").write_text(
@@ -106,7 +108,7 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
         name,
         source.model,
         title=source.title,
-        tokenizer=tokenizer_file or TOKENIZER_FILES[0],
+        tokenizer=tokenizer_file,
         eos=_eos(source, directory / tokenizer_file) if tokenizer_file else None,
         context=source.context,
         exact=source.frozen.exact if source.frozen else dtype in ("float32", "float64"),
@@ -143,7 +145,7 @@ def _resolved_spec_text(spec: Spec, frozen: FrozenBase | None) -> str:
     table.pop("init", None)
     if frozen:
         table["init"] = {"from": str(frozen.checkpoint)}
-    table["tokenizer"]["path"] = Path(table["tokenizer"]["path"]).name
+    table["tokenizer"]["path"] = Path(table["tokenizer"].get("path", TOKENIZER_FILES[0])).name
     return to_toml(table)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llamac.resources import shipped_specs
+from llamac.runtime.checkpoint.model_directory import TOKENIZER_FILES
 from llamac.spec import load_spec
 from llamac.spec.model import Model
 from llamac.spec.toml.writer import toml_literal, toml_string
@@ -31,7 +32,7 @@ def spec_text(
     table: Mapping[str, Any],
     *,
     title: str,
-    tokenizer: str,
+    tokenizer: str | None,
     eos: int | None,
     context: int,
     exact: bool,
@@ -40,7 +41,7 @@ def spec_text(
     """Return the TOML text of a spec that continues training the import in the directory `name`.
 
     table: the import's [model] table. title: display name of the source.
-    tokenizer: name of the tokenizer file in the import.
+    tokenizer: name of the tokenizer file in the import, or None: the source has no tokenizer.
     eos: end-of-document id, or None if the tokenizer's files name it.
     context: maximum number of positions. exact: whether to compute in float32.
     finetune: [finetune] table of imported adapters; empty for a full model.
@@ -57,7 +58,9 @@ def spec_text(
         lines += ["", "[finetune]", *(_line(key, value) for key, value in finetune.items())]
     if overrides:
         lines += ["", "[model]", *(_line(key, value) for key, value in overrides.items())]
-    lines += ["", "[tokenizer]", f"path = {toml_string(f'{name}/{tokenizer}')}"]
+    path = f"path = {toml_string(f'{name}/{tokenizer or TOKENIZER_FILES[0]}')}"
+    absent = "  # the source has none; without it, `llamac train` trains a new one"
+    lines += ["", "[tokenizer]", path if tokenizer else f"# {path}{absent}"]
     lines += [f"eos = {eos}  # ends a document"] if eos is not None else []
     lines += [
         "",

@@ -216,6 +216,17 @@ def test_a_spec_is_as_a_person_writes_it(hf) -> None:
     assert 'from = "imported"' in text
 
 
+def test_an_import_without_a_tokenizer_says_so_and_passes_check(hf, capsys) -> None:
+    directory, _ = hf()
+    imported = imports(directory)
+    assert f"no tokenizer: put its tokenizer.json or tokenizer.model into {imported}/" in (
+        capsys.readouterr().err
+    )
+    assert llamac("check", f"{imported}.toml") == 0
+    text = Path(f"{imported}.toml").read_text()
+    assert '\n# path = "imported/tokenizer.json"  # the source has none' in text
+
+
 def test_an_import_takes_the_place_of_another_only_when_told(hf, capsys) -> None:
     directory, _ = hf()
     first = imports(directory)
