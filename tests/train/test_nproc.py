@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -20,7 +22,7 @@ class Started(Exception):
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The command line that `llamac train` would have become; the directory is not built."""
     command: list[str] = []
 
@@ -30,8 +32,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "execv", become)
     monkeypatch.setattr("llamac.emit.run_directory.update_run_directory", lambda *_, **__: [])
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    return command
+    with patch.dict(os.environ):  # not another object: rich keeps the one it sees first
+        yield command
 
 
 def with_degrees(monkeypatch: pytest.MonkeyPatch, **degrees: int) -> None:
