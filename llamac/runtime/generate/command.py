@@ -256,6 +256,11 @@ def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> li
         tokens = template.prompt(messages)
     if not tokens:
         raise BadRequest("the prompt is empty and this model has no BOS token: give a text")
+    if (largest := max(tokens)) >= (size := opened.spec["model"]["vocab_size"]):
+        raise BadRequest(
+            f"{opened.directory}: its tokenizer gives {opened.tokenizer.piece(largest)!r} the id "
+            f"{largest:,}, but the model has {size:,} tokens: use the model's own tokenizer"
+        )
     return tokens
 
 

@@ -14,6 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
 from llamac.emit.importing import import_emitted
+from llamac.runtime.checkpoint.load_run import BadRequest
+from llamac.runtime.generate import command
 from llamac.runtime.generate.compiled import compile_step
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
@@ -176,6 +178,16 @@ class Letters:
 def test_text_ends_before_a_stop_string(stops: list[str], text: str, wanted: str) -> None:
     decoder = Decoder(Letters(), [ord(".")], stops)
     assert "".join(decoder.feed(ord(c)) for c in text) + decoder.finish() == wanted
+
+
+def test_a_tokenizer_larger_than_the_model_is_reported() -> None:
+    tokenizer = SimpleNamespace(encode=Letters().encode, piece=chr)
+    spec = {"model": {"vocab_size": ord("b")}}
+    opened: Any = SimpleNamespace(directory="mine", tokenizer=tokenizer, begin=(1,), spec=spec)
+    args: Any = SimpleNamespace(chat=False)
+    assert command._tokens(opened, "aa", args) == [1, 97, 97]
+    with pytest.raises(BadRequest, match=r"mine: its tokenizer gives 'b' the id 98, .* 98 tokens"):
+        command._tokens(opened, "ab", args)
 
 
 class ByteTokens:
