@@ -18,7 +18,7 @@ from llamac.runtime.data.answer_tokens import write_chat_template
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS
 from llamac.runtime.data.sources.skipped import EXAMPLES
-from llamac.runtime.data.vocabulary import Unknown
+from llamac.runtime.data.vocabulary import UnknownCounter
 from llamac.runtime.durable_files import write, write_array, write_json, write_note
 from llamac.runtime.errors import SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
@@ -74,7 +74,7 @@ def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> 
     name, rows = plan.source.name, funnel_of(plan)
     done = [read_part_state(work, plan, part) for part in plan.parts]
     unknown = np.array([part.get(UNKNOWN, (0, 0)) for part in done]).sum(0).tolist()
-    Unknown(name, model, unknown).check()
+    UnknownCounter(name, model, unknown).check()
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
     if not splits["train"]["tokens"]:
         raise SourceError(

@@ -16,7 +16,7 @@ from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
 from llamac.runtime.data.prepared import is_signed, load_manifest, token_ids
 from llamac.runtime.data.sources.input_files import CONVERSATIONS
-from llamac.runtime.data.token_streams import Concatenated, open_tokens
+from llamac.runtime.data.token_streams import ConcatenatedStream, open_tokens
 from llamac.runtime.errors import RunError
 from llamac.runtime.kernels.padding import PADDING
 
@@ -80,7 +80,7 @@ def _passages(
         documents = np.split(stored, np.flatnonzero(stored == PADDING) + 1)[:-1]
         passages = [_pairs_with_loss(document[: length + 1]) for document in documents[:limit]]
         return [pairs for pairs in passages if pairs], len(documents)
-    stream = Concatenated(tokens, length, ring=False)
+    stream = ConcatenatedStream(tokens, length, ring=False)
     windows = np.empty((min(stream.windows, limit or stream.windows), length + 1), dtype=np.int64)
     for number, window in enumerate(windows):
         stream.read(0, number, window)

@@ -19,7 +19,7 @@ from llamac.data.formats.licences.licence_detection import (
 )
 from llamac.data.formats.licences.licence_texts import decode_licence
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
-from llamac.runtime.data.sources.records import accept_text, utf8
+from llamac.runtime.data.sources.records import accept_text, decode_utf8
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
@@ -108,7 +108,7 @@ def _document(entry: Entry, declarations: Licences, skipped: Skipped) -> Iterato
     if language is None:
         skipped.add("not source code", where)
         return
-    text = utf8(entry.data, where, skipped)
+    text = decode_utf8(entry.data, where, skipped)
     if text is not None and accept_text(text, where, skipped):
         meta = {"path": entry.name, "language": language}
         if licence := declarations.licence_of(entry.name, text):

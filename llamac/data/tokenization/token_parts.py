@@ -26,7 +26,7 @@ from llamac.data.state import folder_lock
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_ids
 from llamac.runtime.data.token_shards import BATCH_BYTES
-from llamac.runtime.data.vocabulary import Unknown
+from llamac.runtime.data.vocabulary import UnknownCounter
 from llamac.runtime.durable_files import (
     Damaged,
     NewFile,
@@ -67,7 +67,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
             writers = {s: _Split(folder, f"{s}-{stem}", job, saved.get(s, {})) for s in SPLITS}
         except Damaged:  # the text still exists, so the part is tokenised again from its beginning
             saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
-        unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
+        unknown = UnknownCounter(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
         encode = _encoder(job, model, plan, unknown)
         names = chunks_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
@@ -109,7 +109,9 @@ Encode = Callable[[list[Document]], list[np.ndarray]]
 """Function that returns the stored tokens of each document, including EOS, int32 [n]."""
 
 
-def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
+def _encoder(
+    job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: UnknownCounter
+) -> Encode:
     """Return a function that encodes a batch of documents.
 
     Tokens of a source of kind `tokens` with the same vocabulary are kept, since another tool may

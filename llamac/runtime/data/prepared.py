@@ -283,7 +283,7 @@ class ShardWriter:
         self._file, self._tokens = None, 0
 
 
-def clear(directory: Path) -> None:
+def clear_source_directory(directory: Path) -> None:
     """Create a source's directory, or delete what a preparation has written to it.
 
     Other files are kept, since users may keep their texts there.

@@ -33,7 +33,7 @@ from .prepared import (
     SPLITS,
     PreparedDataError,
     ShardWriter,
-    clear,
+    clear_source_directory,
     load_manifest,
     lock_directory,
     token_ids,
@@ -43,7 +43,7 @@ from .sources.conversations import check_source
 from .sources.input_files import CONVERSATIONS, needs_cleaning
 from .sources.skipped import Skipped
 from .sources.source_documents import documents
-from .vocabulary import Unknown, load_or_make_tokenizer, report_lost, train_on_sources
+from .vocabulary import UnknownCounter, load_or_make_tokenizer, report_lost, train_on_sources
 
 if TYPE_CHECKING:
     from ..distributed.ranks import Ranks
@@ -238,10 +238,10 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
     finished = read_note_or_empty(directory / "source.json")
     if finished.get("key") == key and _is_undamaged(job, finished["source"]):
         return finished["source"]
-    clear(directory)
+    clear_source_directory(directory)
     writers = {name: ShardWriter(directory / name, job.dtype, job.shard_tokens) for name in SPLITS}
     unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
-    unknown, skipped = Unknown(source["name"], model), Skipped()
+    unknown, skipped = UnknownCounter(source["name"], model), Skipped()
     job.progress(stage, done)
     for texts, encoded in _encoded(job, source, model, skipped):
         train_tokens = [np.empty(0, dtype=np.int32)]

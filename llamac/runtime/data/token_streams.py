@@ -73,7 +73,7 @@ class Stream(Protocol):
         ...
 
 
-class Concatenated:
+class ConcatenatedStream:
     """Windows of the token stream, each of which shares one token with the next.
 
     ring: whether each epoch begins where the previous one ended, as in training. Tokens that do not
@@ -100,7 +100,7 @@ class Concatenated:
             self.tokens.read(0, out[ahead:])
 
 
-class Packed:
+class PackedStream:
     """Sequences of whole documents followed by padding, from the files of `packing`.
 
     Raises PreparedDataError if these files are missing or damaged.
@@ -130,7 +130,7 @@ class Packed:
         out[filled:] = PADDING
 
 
-class Paired:
+class PairedStream:
     """Pairs of consecutive documents, each in one half of a sequence and followed by padding.
 
     `fill` is 1 whatever the lengths, so sources are mixed by their numbers of pairs.
@@ -179,13 +179,13 @@ def open_stream(
     """
     tokens = open_tokens(root, manifest, source, split)
     if packing == "best_fit":
-        return Packed(root, source, split, tokens, sequence_length)
+        return PackedStream(root, source, split, tokens, sequence_length)
     if packing == "pairs":
         lengths = [
             *document_lengths(root, manifest, source[split]["shards"]),
             np.empty(0, np.int64),
         ]
-        return Paired(tokens, np.concatenate(lengths).cumsum())
+        return PairedStream(tokens, np.concatenate(lengths).cumsum())
     if packing != "concatenate":
         raise ValueError(f"unknown packing {packing!r}")
-    return Concatenated(tokens, sequence_length, ring=split == "train")
+    return ConcatenatedStream(tokens, sequence_length, ring=split == "train")

@@ -113,7 +113,7 @@ def report_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> No
         progress(f"the tokenizer does not restore text exactly: {', '.join(lost)}", 0)
 
 
-class Unknown:
+class UnknownCounter:
     """Counter of a source's unknown tokens, which limits them to `UNKNOWN_SHARE`.
 
     With more, a model would mostly learn to predict the unknown piece.

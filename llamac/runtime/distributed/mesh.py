@@ -196,7 +196,10 @@ class Mesh:
             self.replicas.begin(last)
 
     def wait_for_gradients(self) -> None:
-        """Wait for gradients that the last backward pass reduces over replicas; FSDP needs none."""
+        """Wait for gradients that the last backward pass reduces over replicas.
+
+        FSDP waits for its own gradients by itself.
+        """
         if self.replicas is not None:
             self.replicas.wait()
 

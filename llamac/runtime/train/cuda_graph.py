@@ -26,7 +26,7 @@ WARM_UP = 3
 
 
 class Recorder(Protocol):
-    """Interface of what captures graphs: `CudaStream`, or a stand-in for rehearsals on a CPU."""
+    """Interface for capturing graphs, of `CudaStream` and of a stand-in for rehearsals on CPUs."""
 
     def run(self, work: Callable[[], Tensor]) -> Tensor:
         """Run `work` on the stream on which it would be captured; return its output."""

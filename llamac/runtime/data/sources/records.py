@@ -95,7 +95,7 @@ def _records(
     return _csv(pieces, "\t" if kind == "tsv" else ",", path, text_field, skipped)
 
 
-def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
+def decode_utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
     """Decode UTF-8, dropping a byte order mark; if invalid, count it in `skipped`, return None."""
     try:
         return data.decode("utf-8-sig")
