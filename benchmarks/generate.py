@@ -82,7 +82,7 @@ def llamac(
     inference = stack.enter_context(import_emitted(files_of(spec, stages(spec)), "inference"))
     model = emitted_model(sys.modules["model"], weights, "cpu", dtype)
     if compiled:
-        inference.compile_decode(model)
+        inference.compile_decode(torch.device("cpu"))
     else:
         inference.pack(model)
 

@@ -54,7 +54,7 @@ class EmittedProgram:
     packed: Mapping[str, Any]
     inference: Callable[..., Any]
     pack: Callable[[Any], None]
-    compile: Callable[[Any], None]
+    compile: Callable[[torch.device], None]
     device: str
     dtype: torch.dtype
     spec: Mapping[str, Any]
@@ -178,7 +178,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     model = program.model(device=device, dtype=program.dtype)
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
-        program.compile(model)
+        program.compile(device)
         sizes = {min(args.batch, len(rows)), len(rows) % args.batch or args.batch}
         filled = 16 * STEP  # a usual number of positions, by which Inductor chooses loops
         for size in sorted(sizes, reverse=True):

@@ -15,33 +15,31 @@ Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K
 
 
 def compile_step(
-    step: Callable[..., Tensor], model: Any, pack: Callable[[Any], None]
+    step: Callable[..., Tensor], device: torch.device, pack: Callable[[Any], None]
 ) -> Callable[..., Tensor]:
-    """Return `decode_step` compiled: once for one row, and once for any larger number on a CPU.
+    """Return `decode_step` compiled, once for each model and number of rows, for any caches.
 
-    step: the emitted function, called as `step(model, caches, slots, *tensors per row)`. pack:
-    packs the model's weights in place, which is done on a CPU if llamac's own kernel multiplies
-    them. Otherwise Inductor treats a CPU's weights as constants and packs a copy of each, so they
-    take twice the memory, as prompts need the originals: for one row, for C++ matmuls, which are
-    bound by memory bandwidth only; for several rows, for oneDNN, whose matmuls compute faster.
-    Inductor would choose MKL in float32 unless the number of rows is symbolic.
+    On a CPU, the first batch decides how a model's weights are read. For several rows `pack` lays
+    them out if llamac's own kernel multiplies them. Otherwise Inductor takes them for constants and
+    packs a copy of each: for one row, for C++ matmuls, which read a little faster than that kernel;
+    for several, for oneDNN, whose matmuls compute faster. It chooses MKL in float32 unless the
+    number of rows is symbolic, which also spares compiling for each number. The model's own weights
+    remain for prompts, so constants take twice the memory.
     """
-    cpu = model.tok_embeddings.is_cpu
-    constants = cpu and not has_panels(model.tok_embeddings)
+    cpu = device.type == "cpu"
     if cpu:
         separate_caches()
         from torch._inductor import config
 
-        if not constants:
-            pack(model)
-        config.freezing = constants  # asked for while tracing too: an option of compile is not
         config.max_autotune_gemm_backends = "CPP"
     compiled: Callable[..., Tensor] = torch.compile(step, fullgraph=True, dynamic=False)
 
     done: set[tuple[Any, int]] = set()
+    panels: bool | None = None  # of all models alike: dynamo would take one kind for the other
 
     def run(model: Any, caches: Caches, slots: Tensor, *by_row: Tensor) -> Tensor:
         """slots: int64 [F], the positions that attention reads. by_row: tensors [B, 1, ...]."""
+        nonlocal panels
         rows = len(by_row[0])
         several = cpu and rows > 1
         key = model, 2 if several else rows
@@ -56,7 +54,12 @@ def compile_step(
         for tensor in (*by_row, *parts) if several else ():
             torch._dynamo.mark_dynamic(tensor, 0)
         if cpu:
-            config.max_autotune_gemm = constants and not several
+            if panels is None:
+                panels = several and has_panels(model.tok_embeddings)
+                config.freezing = not panels  # read while tracing too: no option of torch.compile
+            if panels and all(model is not other for other, _ in done):
+                pack(model)
+            config.max_autotune_gemm = not panels and not several
         logits = compiled(model, caches, slots, *by_row)
         done.add(key)
         return logits

@@ -311,6 +311,6 @@ class Inference:
     step = staticmethod(decode_step)
 
 
-def compile_decode(model: Model) -> None:
+def compile_decode(device: torch.device) -> None:
     """Compile the whole decoding step, for the weights of one model, once per number of rows."""
-    Inference.step = staticmethod(compile_step(decode_step, model, pack))
+    Inference.step = staticmethod(compile_step(decode_step, device, pack))

@@ -100,13 +100,32 @@ def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch
 
         cases = [(model, rows) for model in models for rows in (2, 3, 1)] * 2
         wanted = [scores(model, 4, 9, rows) for model, rows in cases]
-        for model in models:
-            inference.compile_decode(model)
+        inference.compile_decode(torch.device("cpu"))
         for filled, length in ((8, 9), (8, 17), (16, 17), (12, 25)):
             found = [scores(model, filled, length, rows) for model, rows in cases]
             torch.testing.assert_close(found, wanted)
     # Once for one row and once for several; for each model where its weights are constants.
     assert counter.frame_count == (2 if has_panels(models[0].tok_embeddings) else 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_compiling_packs_the_weights_for_several_rows(rows: int, dtype: Any, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    models = [torch.nn.ParameterDict({"tok_embeddings": torch.zeros(1, dtype=dtype)}) for _ in "ab"]
+    packed: list[int] = []
+    with restored_settings():
+        step = compile_step(
+            lambda model, caches, slots, tokens: tokens,
+            torch.device("cpu"),
+            lambda model: packed.append(id(model)),
+        )
+        for model in [*models, *models]:
+            for batch in (rows, 3, 1):
+                step(model, [], torch.arange(4), torch.zeros(batch, 1))
+        packs = rows > 1 and has_panels(torch.zeros(1, dtype=dtype))
+        assert inductor.freezing != packs
+    assert len(packed) == 2 * packs
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
@@ -221,6 +240,5 @@ def test_decoding_is_compiled_in_the_cache_of_its_instruction_set(monkeypatch):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SOME")
     with restored_settings():
-        model = SimpleNamespace(tok_embeddings=torch.zeros(1, dtype=torch.bfloat16))
-        compile_step(lambda *inputs: inputs[0], model, lambda model: None)
+        compile_step(lambda *inputs: inputs[0], torch.device("cpu"), lambda model: None)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("_some")
