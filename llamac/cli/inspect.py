@@ -66,7 +66,7 @@ def inspect(
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
-    """Show SPEC's program after each pass: as IR, Python or a drawing, or its memory."""
+    """Show SPEC's program after a pass: IR, Python, drawing, memory, schedule or changes."""
     _refuse(form, diff, memory, schedule, after, region)
     if compare is not None and form != Format.html:
         raise typer.BadParameter("it needs --format html", param_hint="--compare")

@@ -99,9 +99,10 @@ def print_advice(setting: Setting, target: str, as_json: bool) -> None:
 
 
 def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
-    """Print why one of two layouts is faster than the other.
+    """Print which of two layouts is faster and why; with `as_json`, only both predictions.
 
-    names: layouts such as `tp8,pp4`, or row numbers of the search's table.
+    gpus: number of GPUs. names: layouts such as `tp8,pp4`, or row numbers of the search's table.
+    Raises LayoutError for an unknown row or layout.
     """
     from llamac.plan.search.compare import reasons, term_differences, verdict
 

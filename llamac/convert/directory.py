@@ -111,7 +111,7 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
         tokenizer=tokenizer_file,
         eos=_eos(source, directory / tokenizer_file) if tokenizer_file else None,
         context=source.context,
-        exact=source.frozen.exact if source.frozen else dtype in ("float32", "float64"),
+        float32=source.frozen.float32 if source.frozen else dtype in ("float32", "float64"),
         finetune=source.frozen.finetune if source.frozen else {},
     )
     draft = directory / f"{name}.toml"

@@ -20,7 +20,9 @@ def open_source(
 
     path: a directory of Hugging Face's, Meta's or peft's format, or a .gguf file.
     base: the import or run that peft adapters were trained on; None for any other format.
-    log: called with each note to the user. Raises ConversionError.
+    log: called with each note to the user.
+    Raises ConversionError if the format is unknown, the model is not supported, or `base` does not
+    fit the format.
     """
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         if base is None:

@@ -18,12 +18,12 @@ class FrozenBase:
     """Frozen base weights of imported adapters.
 
     checkpoint: absolute path of the base's checkpoint. finetune: [finetune] table of the adapters.
-    exact: whether the base computes in float32.
+    float32: whether the base computes in float32.
     """
 
     checkpoint: Path
     finetune: Mapping[str, Any]
-    exact: bool
+    float32: bool
 
 
 @dataclass(frozen=True)

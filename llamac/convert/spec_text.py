@@ -35,7 +35,7 @@ def spec_text(
     tokenizer: str | None,
     eos: int | None,
     context: int,
-    exact: bool,
+    float32: bool,
     finetune: Mapping[str, Any],
 ) -> str:
     """Return the TOML text of a spec that continues training the import in the directory `name`.
@@ -43,7 +43,7 @@ def spec_text(
     table: the import's [model] table. title: display name of the source.
     tokenizer: name of the tokenizer file in the import, or None: the source has no tokenizer.
     eos: end-of-document id, or None if the tokenizer's files name it.
-    context: maximum number of positions. exact: whether to compute in float32.
+    context: maximum number of positions. float32: whether to compute in float32.
     finetune: [finetune] table of imported adapters; empty for a full model.
     """
     base = _base(table, name, context)
@@ -75,7 +75,7 @@ def spec_text(
         lines += ["", "[batch]", f"sequence_length = {length}", "sequences = 8", "micro_batch = 1"]
     lines += ["", "[optimizer]", "lr = 1e-5  # small, as the weights are trained already"]
     lines += ["", "[schedule]", "steps = 1_000", "warmup_steps = 50"]
-    if exact:
+    if float32:
         lines += ["", "[precision]", 'compute = "fp32"  # as the source\'s weights']
     return "\n".join(lines) + "\n"
 

@@ -39,8 +39,8 @@ def path_inside(directory: Path, name: str) -> Path:
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the JSON object in a file.
 
-    max_bytes: max_bytes file that is read. Raises ConversionError if the file is larger, nested
-    more than MAX_DEPTH levels deep, has duplicate keys, or is not a JSON object.
+    max_bytes: size of the largest file that is read. Raises ConversionError if the file is larger,
+    nested more than MAX_DEPTH levels deep, has duplicate keys, or is not a JSON object.
     """
     size = path.stat().st_size
     if size > max_bytes:
@@ -49,9 +49,10 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def json_object(text: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in `text`, which must not be deeply nested or have duplicate keys.
+    """Return the JSON object in `text`.
 
-    where: the source of the text, for messages. Raises ConversionError.
+    where: the source of the text, for messages. Raises ConversionError if `text` is not a JSON
+    object, is nested more than MAX_DEPTH levels deep or has duplicate keys.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)

@@ -37,7 +37,7 @@ class Job:
     done: Callable[..., bool]
 
     def run(self) -> None:
-        """Do the work in this process."""
+        """Call `call` with `arguments` in this process."""
         self.call(*self.arguments)
 
     @property

@@ -107,10 +107,12 @@ def plan_source(
     sizes: PartSizes = DEFAULT_SIZES,
     supervision: Supervision | None = None,
 ) -> SourcePlan:
-    """Plan the work on a source, from its spec and input files.
+    """Divide a source's inputs into parts and its stages into passes.
 
-    work: folder for the intermediate text. supervision: for sources of conversations only.
-    Raises StageError if a stage lacks a file or package, SourceError if there is no input.
+    work: folder for the intermediate text. sizes: target bytes of parts and chunks.
+    supervision: for sources of conversations only.
+    Raises StageError if a stage lacks a file or package; SourceError if inputs are missing, lack a
+    needed field or need a missing package.
     """
     parts, listing = _parts(source, sizes.part)
     passes = tuple(_passes(source))

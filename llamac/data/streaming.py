@@ -30,7 +30,10 @@ def stream_documents(source: Source) -> Iterator[Document]:
 
 
 def filters(source: Source, end: int | None = None) -> list[Filter]:
-    """Return the filters among the first `end` stages; None means all stages. Raises StageError."""
+    """Return the filters among the first `end` stages; None means all stages.
+
+    Raises StageError if a stage lacks a file or package.
+    """
     built = (build(stage, source) for stage in source.stage[:end])
     return [stage for stage in built if callable(stage)]
 

@@ -88,7 +88,10 @@ class HarnessTask(Task):
         return task.describe(question.subject) + task.between.join(examples)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
-        """Return a request per choice (twice for acc_answer), or one for a generated answer."""
+        """Return one request per choice, or one for a generated answer.
+
+        For `acc_answer`, then one more per choice, after "Answer:" alone, as the baseline.
+        """
         question, task = Question(**doc), self.set.task
         metadata = kwargs["metadata"]
         if task.kind == "choice":

@@ -1,4 +1,4 @@
-"""Launch backends, and the command that submits a run to each of them."""
+"""Launch backends, and the command that launches a run on each of them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Backend:
 
     file: emitted file to submit. command: function (spec, file) → command line.
     in_run: whether the command runs in the run directory instead of the working directory.
-    missing: function that returns the settings that a spec lacks for this backend, or "".
+    problem: function spec → what to change before this backend can run it, or "".
     """
 
     file: str
     command: Callable[[Spec, str], list[str]]
     in_run: bool
-    missing: Callable[[Spec], str] = lambda _: ""
+    problem: Callable[[Spec], str] = lambda _: ""
 
 
 def _one_node_only(spec: Spec) -> str:
@@ -78,17 +78,17 @@ BACKENDS = {
 
 
 def require_backend(name: str, spec: Spec) -> Backend:
-    """Return the backend of this name. Raises LaunchError if the spec lacks a setting for it."""
+    """Return the backend of this name. Raises LaunchError if the spec cannot run on it."""
     backend = BACKENDS[name]
-    if missing := backend.missing(spec):
-        raise LaunchError(f"{spec.name} cannot start on {name}: {missing}")
+    if problem := backend.problem(spec):
+        raise LaunchError(f"{spec.name} cannot start on {name}: {problem}")
     return backend
 
 
 def find_tool(name: str, spec: Spec) -> str:
-    """Return the path of the program that submits a run.
+    """Return the path of a backend's launch command: bash, sbatch, kubectl or sky.
 
-    Raises LaunchError if it is not installed.
+    name: key of `BACKENDS`. Raises LaunchError if the command is not on PATH.
     """
     program = BACKENDS[name].command(spec, "")[0]
     found = shutil.which(program)
@@ -101,7 +101,12 @@ def find_tool(name: str, spec: Spec) -> str:
 
 
 def start_run(name: str, spec: Spec, run: Path) -> int:
-    """Submit the run in a directory, and return the exit code of the submitting program."""
+    """Launch the run in directory `run` and return the exit code of the launching command.
+
+    sbatch and kubectl return after submission; the local script blocks until training ends, as
+    does `sky launch`, which follows the log. name: key of `BACKENDS`.
+    Raises LaunchError if the command is not installed.
+    """
     backend = BACKENDS[name]
     file = backend.file if backend.in_run else str(run / backend.file)
     command = [find_tool(name, spec), *backend.command(spec, file)[1:]]

@@ -11,11 +11,12 @@ THREADED = 1 << 22  # bytes that one thread parses at a time
 
 
 def parse_columns(text: bytes, largest: int) -> dict[str, np.ndarray] | None:
-    """Parse lines of numbers with an integer `step` into float64 columns by name.
+    """Parse JSON lines of numbers into float64 columns by name; null is NaN.
 
     Returns None if a line may be damaged or pyarrow is missing; the caller then parses row by row.
 
-    text: complete lines, without the last newline. largest: largest valid step.
+    text: complete lines, each with an integer `step`, without the last newline. largest: largest
+    valid step.
     """
     lines = text.count(b"\n") + 1
     # Each line is one object at least, so as many rows as lines are one a line.

@@ -19,13 +19,15 @@ EVALUATED = "eval/"  # begins the names of what tasks measured: eval/<task>/<met
 
 
 def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
-    """Return the downsampled curves of a run as JSON values.
+    """Return a run's metrics over its steps as JSON values, downsampled to at most `points` points.
+
+    The metrics of `NO_CURVE` and task results (`eval/`) are left out.
 
     rows: number of rows before downsampling.
     step, tokens, hours: at the last row of each point; hours are accumulated training time.
     from: step of the first row of each point.
-    series: `mean` by metric and, where points stand for several rows, `low` and `high`; null
-    without a value. Single rows keep their value exactly.
+    series: by metric, `mean` and, if downsampled, `low` and `high`; null where a point has no
+    value.
     """
     steps = columns.get("step", np.empty(0))
     count = len(steps)

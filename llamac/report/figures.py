@@ -34,8 +34,8 @@ FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, unit, its na
 
 
 def figures(runs: Sequence[Run]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, PNG) for each metric of which a run has values."""
-    tables = [(run.title, run.metrics.columns[0], number) for number, run in enumerate(runs)]
+    """Yield (metric, PNG bytes) for each metric of `FIGURES` that a run has recorded."""
+    tables = [(run.title, run.metrics.newest_rows[0], number) for number, run in enumerate(runs)]
     for name in FIGURES:
         known = [one for one in tables if len(_points(one[1], name)[0])]
         if known:

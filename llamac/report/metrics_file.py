@@ -63,16 +63,17 @@ class MetricsFile:
         return replaced or before != (self._lines, self.unfinished)
 
     @property
-    def columns(self) -> tuple[Columns, int]:
-        """Return the columns, ordered by step, and the number of superseded rows.
+    def newest_rows(self) -> tuple[Columns, int]:
+        """Return (columns ordered by step, number of superseded rows).
 
-        A row supersedes earlier rows of its step and of later ones, as when a run resumes.
+        A row supersedes earlier rows with the same or a later step, which a resumed run leaves
+        behind.
         """
         if self._curve is None:
-            self._curve = self._newest_rows()
+            self._curve = self._without_superseded()
         return self._curve
 
-    def _newest_rows(self) -> tuple[Columns, int]:
+    def _without_superseded(self) -> tuple[Columns, int]:
         if not self._rows:
             return {}, 0
         found = {name: np.concatenate(parts) for name, parts in self._parts.items()}

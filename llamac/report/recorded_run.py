@@ -89,7 +89,7 @@ class Run:
             )
         except OSError as error:
             self.notes.append(f"metrics.jsonl cannot be read ({error.strerror})")
-        damaged, replaced = self.metrics.damaged, self.metrics.columns[1]
+        damaged, replaced = self.metrics.damaged, self.metrics.newest_rows[1]
         if damaged:
             self.notes.append(_damaged(path.name, damaged))
         if self.metrics.unfinished:

@@ -34,7 +34,7 @@ def report(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    columns, _ = run.metrics.columns
+    columns, _ = run.metrics.newest_rows
     flops = _mapping(run.plan, "flops")
     return {
         "title": run.title,

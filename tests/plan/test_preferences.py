@@ -58,7 +58,7 @@ def test_data_ranks_share_the_reference_and_gather_its_parameters() -> None:
     """On two ranks 25 micro-batches each, and FSDP's all-gathers beside them."""
     model = model_of("parallel.data_shard=2")
     transfers = model.data_parallel(0)
-    (gather,), forward = transfers.rest_gather, forward_of(model, "head")
+    (gather,), forward = transfers.non_layer_gather, forward_of(model, "head")
     layers = [seconds for seconds, _ in model.layer_seconds(0)]
     waits = sum(transfers.layer_wait("forward", 0, seconds) for seconds in layers)
     assert waits > 0

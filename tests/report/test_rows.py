@@ -24,7 +24,7 @@ def read(path: Path, text: str | bytes) -> MetricsFile:
 
 
 def steps(file: MetricsFile) -> list[int]:
-    return [int(step) for step in file.columns[0].get("step", [])]
+    return [int(step) for step in file.newest_rows[0].get("step", [])]
 
 
 def table(columns: Columns) -> list[dict[str, float]]:
@@ -38,8 +38,8 @@ def test_every_number_is_that_of_the_file(tmp_path):
     rows = metrics_rows()
     file = read(tmp_path / "m", lines(rows))
     expected = [{k: float(v) for k, v in row.items() if v is not None} for row in rows]
-    assert table(file.columns[0]) == expected
-    assert (file.damaged, file.unfinished, file.columns[1]) == ([], False, 0)
+    assert table(file.newest_rows[0]) == expected
+    assert (file.damaged, file.unfinished, file.newest_rows[1]) == ([], False, 0)
 
 
 numbers = st.floats() | st.integers(-(2**70), 2**70) | st.none()
@@ -51,7 +51,7 @@ numbers = st.floats() | st.integers(-(2**70), 2**70) | st.none()
 def test_any_numbers_come_back(tmp_path_factory, values):
     rows = [{"step": n} | row for n, row in enumerate(values)]
     file = read(tmp_path_factory.mktemp("rows") / "m", lines(rows))
-    for row, found in zip(rows, table(file.columns[0]), strict=True):
+    for row, found in zip(rows, table(file.newest_rows[0]), strict=True):
         finite = {k: float(v) for k, v in row.items() if v is not None and math.isfinite(v)}
         assert found == finite
 
@@ -73,7 +73,7 @@ def test_a_damaged_line_costs_itself_and_is_counted(tmp_path, damage, place):
     file = read(tmp_path / "m", text.encode(errors="surrogateescape"))
     assert steps(file) == [1, 2, 3, 4, 5]
     assert file.damaged == [place + 1]
-    assert file.columns[0]["loss"].tolist() == [n / 7 for n in range(1, 6)]
+    assert file.newest_rows[0]["loss"].tolist() == [n / 7 for n in range(1, 6)]
 
 
 def test_two_halves_of_one_row_are_two_damaged_lines(tmp_path):
@@ -92,7 +92,7 @@ def test_a_line_without_an_end_is_left_for_later(tmp_path):
         more.write(', "loss": 2.5}\n{"step": 3}\n')
     assert file.refresh()
     assert steps(file) == [1, 2, 3]
-    assert file.columns[0]["loss"][1] == 2.5
+    assert file.newest_rows[0]["loss"][1] == 2.5
     assert not file.unfinished
     assert not file.refresh()
 
@@ -103,7 +103,7 @@ def test_a_metric_that_begins_late_is_unknown_before(tmp_path):
         more.write('{"step": 2, "validation_loss": 3.5}\n{"step": 3}\n')
     file.refresh()
     assert np.array_equal(
-        file.columns[0]["validation_loss"], [math.nan, 3.5, math.nan], equal_nan=True
+        file.newest_rows[0]["validation_loss"], [math.nan, 3.5, math.nan], equal_nan=True
     )
 
 
@@ -129,7 +129,7 @@ def test_a_file_that_is_written_anew_is_read_anew(tmp_path):
 )
 def test_steps_that_were_taken_again_count_once(tmp_path, written, kept, replaced):
     rows = [{"step": step, "loss": float(n)} for n, step in enumerate(written)]
-    columns, count = read(tmp_path / "m", lines(rows)).columns
+    columns, count = read(tmp_path / "m", lines(rows)).newest_rows
     assert columns["step"].tolist() == kept
     assert count == replaced
     last = {step: float(n) for n, step in enumerate(written)}
@@ -142,5 +142,5 @@ def test_blocks_end_anywhere(tmp_path, monkeypatch):
     for size in (1, 7, 350, len(text)):
         monkeypatch.setattr("llamac.report.metrics_file.BLOCK", size)
         parts = read(tmp_path / "m", text)
-        assert table(parts.columns[0]) == table(whole.columns[0])
+        assert table(parts.newest_rows[0]) == table(whole.newest_rows[0])
         assert parts.damaged == []

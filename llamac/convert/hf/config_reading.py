@@ -61,7 +61,8 @@ class HfConfig(Table):
 def read_config(table: Mapping[str, Any], where: str) -> HfConfig:
     """Validate a config.json, with its family's defaults for missing keys.
 
-    where: the file, for messages. Raises ConversionError.
+    where: the file, for messages. Raises ConversionError if `model_type` is not supported
+    or a value is invalid.
     """
     defaults = FAMILIES[family_of(table, where)].defaults
     return validate_table(HfConfig, {**defaults, **table}, where)

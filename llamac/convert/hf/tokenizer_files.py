@@ -57,7 +57,8 @@ def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | N
     """Return the chat template, or None if there is none.
 
     It is chat_template.jinja, else the `chat_template` of tokenizer_config.json (of several, the
-    one named "default"). tokenizer: the tokenizer files by name. Raises ConversionError.
+    one named "default"). tokenizer: the tokenizer files by name.
+    Raises ConversionError if a file leads out of the directory or tokenizer_config.json is invalid.
     """
     if (directory / CHAT_TEMPLATE).exists():
         path = untrusted_files.path_inside(directory, CHAT_TEMPLATE)
@@ -74,7 +75,8 @@ def hf_prefix_ids(
     """Return the ids that the tokenizer puts before a text.
 
     tokenizer: the tokenizer files by name. bos: bos_token_id of config.json.
-    Raises ConversionError.
+    Raises ConversionError if tokenizer_config.json or the post-processor of tokenizer.json is
+    invalid.
     """
     first = () if bos is None else (bos,)
     add_bos = _tokenizer_config(directory, tokenizer).add_bos_token

@@ -141,7 +141,7 @@ def _join_chunks(data: bytes) -> tuple[bytes, bool]:
 
 
 def _decompress(data: bytes, coding: str) -> tuple[bytes, bool]:
-    """Decompress a body; return (bytes, complete). Raises ResponseError.
+    """Decompress a body; return (bytes, complete). Raises ResponseError if that fails.
 
     Plain text is returned as it is: crawlers undo the coding and keep the header.
     """

@@ -30,7 +30,10 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def source_tokenizer(source: Source) -> Tokenizer:
-    """Load the tokenizer that the source's files were tokenised with. Raises SourceError."""
+    """Load the tokenizer that the source's files were tokenised with.
+
+    Raises SourceError if its file is missing or invalid.
+    """
     return _load(str(source.tokenizer))
 
 

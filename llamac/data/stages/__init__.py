@@ -39,7 +39,7 @@ def facts(stage: Any, source: Any = None) -> dict[str, Any]:
     """Return what a stage's result depends on besides the spec, as JSON values.
 
     These are hashes of model files and versions of libraries; if one changes, the data must be
-    prepared again. source: named in errors. Raises StageError.
+    prepared again. source: named in errors. Raises StageError if a file or package is missing.
     """
     module = _module(stage)
     try:

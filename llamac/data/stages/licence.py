@@ -24,7 +24,10 @@ _LONGEST = 100  # informal words of licence expressions
 
 
 def build(stage: Licence) -> Filter:
-    """Return the filter by licence, which records the licence in `meta`."""
+    """Return a filter that keeps documents whose licence `stage.allowed` permits.
+
+    It stores the licence in `meta`. Documents without a known licence are rejected.
+    """
     allowed = tuple(name.lower() for name in stage.allowed)
 
     def judge(document: Document) -> Document | Rejected:

@@ -17,7 +17,10 @@ def build(stage: SpanDedup) -> Survey:
     size = stage.sentences
 
     def keys(text: str) -> Keys:
-        """Return a key for each run, line after line; 0 for runs without a letter or digit."""
+        """Return a 64-bit hash of each run of `size` sentences, line by line, as uint64 [runs].
+
+        A shorter line is one run. The hash is 0 for a run without a letter or digit.
+        """
         hash64 = need("xxhash").xxh3_64_intdigest
         hashes = []
         for line in text.splitlines():

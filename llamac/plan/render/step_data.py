@@ -38,7 +38,9 @@ def step_data(step: StepTimeline) -> dict[str, Any]:
     fullest = max(peaks, key=lambda rank: (peaks[rank], rank == step.rank))
     return {
         **_summary(prediction),
-        "graphs": {f"{region}.{way[0]}": _graph(step, region, way) for region, way in step.graphs},
+        "graphs": {
+            f"{region}.{way[0]}": _graph(step, region, way) for region, way in step.graph_times
+        },
         "time": _events(step),
         "memory": None if fullest == step.rank else _events(ranks[fullest]),
         "transfers": [
@@ -86,7 +88,7 @@ def _terms(names: Mapping[str, str], values: Mapping[str, float]) -> list[tuple[
 
 def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
     """Return one run of a graph: spans, live values during each op, cost of each op."""
-    timed, graph = step.graphs[region, way], step.graph(region, way)
+    timed, graph = step.graph_times[region, way], step.graph(region, way)
     spans = {span.node: span for span in timed.spans}
     return {
         "seconds": _round_digits(timed.seconds),

@@ -60,9 +60,9 @@ class Task:
         """Return the lower bound over all policies, in seconds."""
         return min(self.bounds.values())
 
-    def nodes(self) -> Iterator[tuple[int, PipelineSchedule]]:
-        """Yield all (sequences per micro-batch, pipeline schedule)."""
-        return _nodes(self.setting.spec, self.gpus, self.shape)
+    def micro_batch_schedules(self) -> Iterator[tuple[int, PipelineSchedule]]:
+        """Yield every (sequences per micro-batch, pipeline schedule) that this split allows."""
+        return _micro_batch_schedules(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
         """Return the number of ways to shard state over data-parallel ranks."""
@@ -75,8 +75,8 @@ def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
     if any(nodes_are_full(Layout(data_shard=gpus).apply_to(spec).parallel, spec.launch)):
         return
     for shape in model_splits(spec, gpus):
-        nodes = _nodes(spec, gpus, shape)
-        if legal := sum(_splits(gpus, shape, schedule) for _, schedule in nodes):
+        pairs = _micro_batch_schedules(spec, gpus, shape)
+        if legal := sum(_splits(gpus, shape, schedule) for _, schedule in pairs):
             bounds = {
                 policy: lower_bound_seconds(setting, gpus, shape, policy) for policy in POLICIES
             }
@@ -92,7 +92,9 @@ def task_priority(task: Task) -> tuple[float, int, int, bool]:
     return task.bound, shape.context, abs(2 * shape.tensor - node), not shape.sequence
 
 
-def _nodes(spec: Spec, gpus: int, shape: ModelSplit) -> Iterator[tuple[int, PipelineSchedule]]:
+def _micro_batch_schedules(
+    spec: Spec, gpus: int, shape: ModelSplit
+) -> Iterator[tuple[int, PipelineSchedule]]:
     for micro_batch in divisors(spec.batch.sequences):
         for schedule in pipeline_schedules(spec, gpus // shape.ranks, micro_batch):
             yield micro_batch, schedule
@@ -161,10 +163,10 @@ class _Explorer:
     def _nodes(self, policy: str, block: Program) -> Iterator[_Node]:
         """Yield schedules whose activations may fit the device."""
         sizes = _Sizes(block, self.spec.model.n_layers)
-        nodes = list(self.task.nodes())
-        for micro_batch in dict.fromkeys(size for size, _ in nodes):
+        pairs = list(self.task.micro_batch_schedules())
+        for micro_batch in dict.fromkeys(size for size, _ in pairs):
             model, fits = None, False
-            for schedule in (schedule for size, schedule in nodes if size == micro_batch):
+            for schedule in (schedule for size, schedule in pairs if size == micro_batch):
                 all_layouts = self._layouts(policy, micro_batch, schedule)
                 node = _Node(0.0, all_layouts, sizes.stages(schedule), self.spec)
                 saved = sizes.saved_bytes(node.stages, schedule) * micro_batch
@@ -177,7 +179,7 @@ class _Explorer:
                 fits = True
                 yield replace(node, bound=_pipeline_bound(model, schedule))
             if not fits:  # larger micro-batches keep more
-                rest = [one for size, one in nodes if size > micro_batch]
+                rest = [one for size, one in pairs if size > micro_batch]
                 self.tally[ACTIVATIONS] += sum(map(self.task.splits, rest))
                 return
 

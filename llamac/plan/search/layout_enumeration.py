@@ -14,7 +14,11 @@ from llamac.spec.validation.errors import divisors
 
 @dataclass(frozen=True)
 class ModelSplit:
-    """Tensor and context parallelism, which determine a layer's graphs up to checkpointing."""
+    """Degrees of tensor and context parallelism.
+
+    With the recomputation policy, they determine a layer's graphs.
+    sequence: whether sequence parallelism is used.
+    """
 
     tensor: int
     sequence: bool

@@ -56,8 +56,11 @@ def layer_weights(model: Model) -> int:
     return model.dim * (heads * model.head_dim + matrices * model.ffn_dim)
 
 
-def llama(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
-    """Return the shape of a LLaMA with untied embeddings and LLaMA's default FFN width."""
+def llama_shape(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
+    """Return the shape of a LLaMA with untied embeddings and the default FFN width.
+
+    dim: a multiple of `HEAD`, the head_dim.
+    """
     model = Model(dim=dim, n_layers=n_layers, n_heads=dim // HEAD, vocab_size=vocab_size)
     norms = (2 * n_layers + 1) * dim
     return ModelShape(dim, n_layers, matmul_weights(model) + vocab_size * dim + norms)
@@ -71,7 +74,7 @@ def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
     """
     shapes = list(_shapes(parameters, vocab_size))
     if not shapes:
-        minimum = llama(HEAD, 1, vocab_size).parameters
+        minimum = llama_shape(HEAD, 1, vocab_size).parameters
         raise ValueError(
             f"no LLaMA has {parameters:,.0f} parameters with a vocabulary of {vocab_size:,}: the "
             f"smallest has {minimum:,}"
@@ -95,13 +98,13 @@ def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
 def _shapes(parameters: float, vocab_size: int) -> Iterator[ModelShape]:
     """Yield, for each width, the depths nearest from below and from above."""
     dim = HEAD
-    while (single_layer := llama(dim, 1, vocab_size)).parameters <= parameters * (1 + CLOSE):
-        layer = llama(dim, 2, vocab_size).parameters - single_layer.parameters
+    while (single_layer := llama_shape(dim, 1, vocab_size)).parameters <= parameters * (1 + CLOSE):
+        layer = llama_shape(dim, 2, vocab_size).parameters - single_layer.parameters
         below = max(1, int((parameters - single_layer.parameters) / layer) + 1)
         if dim / below > WIDEST:
             return
         if dim / below > NARROWEST:
-            yield from (llama(dim, layers, vocab_size) for layers in (below, below + 1))
+            yield from (llama_shape(dim, layers, vocab_size) for layers in (below, below + 1))
         # Of large models heads divide among 4 tensor ranks, as LLaMA's do.
         dim += 4 * HEAD if dim >= 16 * HEAD else HEAD
 

@@ -90,7 +90,7 @@ def regions(step: StepTimeline) -> list[RegionCost]:
     """Return the cost of each region's graphs, by descending time per step."""
     costs = []
     for (region, way), count in _runs(step).items():
-        timed, nodes = step.graphs[region, way], list(ops_in(step.graph(region, way)))
+        timed, nodes = step.graph_times[region, way], list(ops_in(step.graph(region, way)))
         flops = sum(operation_count(node, step.cost.symbols) for node in nodes)
         moved = sum(traffic(step, node) for node in nodes)
         waits = sum(span.exposed for span in timed.waits)
@@ -102,7 +102,7 @@ def ops(step: StepTimeline) -> list[OpCost]:
     """Return the cost of each kind of op, by descending time per step."""
     costs: dict[tuple[str, ...], OpCost] = {}
     for (region, way), count in _runs(step).items():
-        for span in step.graphs[region, way].spans:
+        for span in step.graph_times[region, way].spans:
             if span.lane == COMPUTE:
                 node, takes = span.node, span.end - span.begin
                 name, shape = op_of(node).name, _shape(step, node)
@@ -119,7 +119,7 @@ def transfer_costs(step: StepTimeline) -> list[TransferCost]:
     costs = []
     device, mesh = step.prediction.setting.device, step.cost.mesh
     for (region, way), count in _runs(step).items():
-        for span in step.graphs[region, way].spans:
+        for span in step.graph_times[region, way].spans:
             if span.lane != COMPUTE:
                 axis = attributes(span.node)["axis"]
                 kind = op_of(span.node).name.removesuffix("_start")

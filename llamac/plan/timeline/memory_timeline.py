@@ -83,7 +83,7 @@ class EventMemory:
 
 def moments(step: StepTimeline) -> Iterator[Moment]:
     """Yield the moments of a step at which memory changes, in order."""
-    levels = {key: graph_levels(step, *key) for key in step.graphs}
+    levels = {key: graph_levels(step, *key) for key in step.graph_times}
     events = list(event_memory(step))
     for current, following in zip(events, [*events[1:], None], strict=True):
         event = current.event
@@ -102,7 +102,7 @@ def moments(step: StepTimeline) -> Iterator[Moment]:
 def event_memory(step: StepTimeline) -> Iterator[EventMemory]:
     """Yield every event of a step with the memory in use when it begins."""
     regions, symbols = step.program.regions, step.cost.symbols
-    per_region = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
+    per_region = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graph_times}
     per_region.update(step.model.activations.saved)
     gradients = _step_gradients(step)
     saved, lacking = 0.0, gradients.total
@@ -141,7 +141,7 @@ def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[
     activations = step.model.activations
     graph, region_graphs = step.graph(region, direction), step.program.regions[region]
     begins: Mapping[str, float] = {
-        span.node.name: span.begin for span in step.graphs[region, direction].spans
+        span.node.name: span.begin for span in step.graph_times[region, direction].spans
     }
     saved = region_graphs.saved if direction == "forward" else ()
     now, levels = 0.0, []

@@ -66,8 +66,8 @@ class StepTimeline:
         return module.graph
 
     @cached_property
-    def graphs(self) -> dict[tuple[str, Direction], GraphTime]:
-        """Return the times of the graphs that training runs, by (region, direction)."""
+    def graph_times(self) -> dict[tuple[str, Direction], GraphTime]:
+        """Return the simulated time of each graph that training runs, by (region, direction)."""
         times: dict[tuple[str, Direction], GraphTime] = {}
         for name in dict.fromkeys(("embed", *self.program.layers, "head")):
             region = self.program.regions[name]
@@ -78,7 +78,7 @@ class StepTimeline:
 
     def run(self, event: Event) -> GraphTime:
         """Return the time of the graph that runs in an event."""
-        return self.graphs[self.key(event)]
+        return self.graph_times[self.key(event)]
 
     def key(self, event: Event) -> tuple[str, Direction]:
         """Return the (region, direction) of a forward or backward event."""
@@ -148,9 +148,9 @@ class _EventLayout:
         regions = step.chunk(turn.chunk)
         first = step.chunk(0)[0][0] if step.rank == 0 else "head"
         for name, layer in regions if way == "forward" else reversed(regions):
-            if (name, way) not in step.graphs:
+            if (name, way) not in step.graph_times:
                 continue
-            seconds, label = step.graphs[name, way].seconds, "embedding and head"
+            seconds, label = step.graph_times[name, way].seconds, "embedding and head"
             gathers: Sequence[Transfer] = ()
             reduces: Sequence[Transfer] = ()
             wait = 0.0
@@ -173,7 +173,7 @@ class _EventLayout:
         model = self.step.model
         layers = model.layer_seconds(self.step.rank)
         wait = self.data.end_seconds(sum(backward for _, backward in layers), len(layers))
-        last = self.data.rest_reduce if self.data.fsdp else self.data.step_transfers
+        last = self.data.non_layer_reduce if self.data.fsdp else self.data.step_transfers
         begin = self.now if self.data.fsdp else self.now + wait - total_seconds(last)
         yield from self._transfers(last, "embedding and head" if self.data.fsdp else "all", begin)
         yield from self._pause("wait", "the last gradients", wait)

@@ -66,7 +66,7 @@ def _detailed_micro_batches(step: StepTimeline) -> set[int]:
 def _lanes(step: StepTimeline) -> list[str]:
     """Return the lanes: compute, mesh axes, data-parallel transfers, pipeline sends."""
     used = {event.lane for event in step.events}
-    used.update(span.lane for graph in step.graphs.values() for span in graph.spans)
+    used.update(span.lane for graph in step.graph_times.values() for span in graph.spans)
     return [lane for lane in (COMPUTE, *step.cost.mesh, DATA, PIPELINE) if lane in used]
 
 

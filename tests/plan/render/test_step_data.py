@@ -72,7 +72,7 @@ def test_what_is_kept_is_the_runs_that_keep_something(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_values_alive_have_the_bytes_alive(name: str) -> None:
     step = step_of(name)
-    for region, way in step.graphs:
+    for region, way in step.graph_times:
         whole, graph = step.program.regions[region], step.graph(region, way)
         saved = whole.saved if way == "forward" else ()
         live = LiveMemory(graph, saved, step.cost.symbols)

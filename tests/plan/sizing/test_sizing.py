@@ -10,7 +10,7 @@ from llamac.cli import main
 from llamac.ir.program import Program
 from llamac.passes.pass_list import stages
 from llamac.plan.device.device import load_device
-from llamac.plan.sizing.model_shape import llama, llama_with
+from llamac.plan.sizing.model_shape import llama_shape, llama_with
 from llamac.plan.sizing.scaling_laws import (
     BESIROGLU,
     HOFFMANN,
@@ -127,7 +127,7 @@ def test_any_size_has_a_shape_close_to_it(wanted: float) -> None:
 def test_a_shape_counts_its_parameters_as_the_compiler_does() -> None:
     spec = load_spec("7b").replace({"model.dim": 512, "model.n_layers": 3, "model.n_heads": 4})
     program: Program = next(stages(spec, stop_after="lower")).program
-    assert llama(512, 3).parameters == program.parameter_count
+    assert llama_shape(512, 3).parameters == program.parameter_count
 
 
 def test_days_of_a_gpu_and_flops_are_one_another_s_inverse() -> None:
@@ -158,7 +158,7 @@ def test_the_chosen_size_is_written_as_a_spec_that_check_accepts(
         load_spec(out),
         find_optimum(ComputeBudget(float(flops), load_device("a100-80gb")), law),
     )
-    shape = llama(spec.model.dim, spec.model.n_layers)
+    shape = llama_shape(spec.model.dim, spec.model.n_layers)
     assert shape.parameters == pytest.approx(best.parameters, rel=0.03)
     assert spec.schedule.tokens == pytest.approx(best.tokens)
     assert spec.model.ffn_dim % 256 == 0

@@ -28,9 +28,9 @@ def require_readable(path: str, help: str) -> None:
 
 
 def file_bytes(path: str, help: str, size: int = -1) -> bytes:
-    """Return the first `size` bytes of a file; -1 means all. Raises StageError.
+    """Return the first `size` bytes of a file; -1 means all.
 
-    help: what to do if it cannot be read, for the message.
+    help: what to do, for the message. Raises StageError if the file cannot be read.
     """
     try:
         with open(path, "rb") as file:

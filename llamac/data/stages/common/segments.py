@@ -76,9 +76,10 @@ class Spill:
 
 
 def write_dropped(decision: Path, parts: Iterable[Mapping[int, str]]) -> None:
-    """Write a decision file of dropped documents.
+    """Record the documents that a survey drops, for `drop` to reject.
 
-    parts: for each part, the detail of each dropped document by its number in the part.
+    decision: file to write. parts: for each part, a map from the document's index in the part to
+    the explanation in its `Rejected`.
     """
     segments = (
         json.dumps({str(number): details[number] for number in sorted(details)}).encode()
