@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llamac.ir.execute import loss_and_gradients, loss_gradient
+from llamac.ir.execute import loss_and_gradients, loss_cotangent
 from llamac.ir.program import Program
 from llamac.passes.differentiate import Differentiate
 from llamac.resources import directory
@@ -78,7 +78,7 @@ def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     if eos is not None:
         tokens[torch.rand(tokens.shape) < 0.2] = eos
     loss = reference(tokens, labels)
-    loss.backward(loss_gradient(loss.detach()))
+    loss.backward(loss_cotangent(loss.detach()))
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
         if not weight.requires_grad:

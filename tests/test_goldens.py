@@ -28,7 +28,7 @@ from llamac.emit.inference import render_inference
 from llamac.emit.model import render_model
 from llamac.emit.python_source import WIDTH
 from llamac.emit.trainer import PACKAGE, runtime_files
-from llamac.ir.execute import logits, loss_gradient, run_graph
+from llamac.ir.execute import logits, loss_cotangent, run_graph
 from llamac.ir.graph import op_of, ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
@@ -376,7 +376,7 @@ def test_the_emitted_model_matches_the_reference(case: Case, emitted) -> None:
                 view.copy_(known.weights[canonical])
 
     loss = model(known.tokens, known.labels)
-    loss.backward(loss_gradient(loss.detach()))
+    loss.backward(loss_cotangent(loss.detach()))
     assert_close(loss.detach(), known.loss, "the loss")
     gradients = {
         canonical: view

@@ -85,8 +85,9 @@ def write_directory(
     An informational file that was edited is renamed first; the returned list has one message for
     each. Files that an earlier build recorded and this one does not emit are deleted.
 
-    Raises BuildError, before writing anything, if llamac did not create the directory, or if
-    another of its files was edited since (unless `overwrite` is true).
+    Raises BuildError before writing anything if the directory is not empty and not llamac's, its
+    manifest is damaged or another of its files was edited (both unless `overwrite`), a path is a
+    symbolic link, or a foreign file would shadow a module; later if a file cannot be written.
     """
     recorded = _recorded(directory, overwrite)
     _refuse_links(directory, {*recorded, *files})

@@ -97,12 +97,12 @@ def signature(region: Region) -> Signature:
 
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of the function `<region>_forward`, with `sizes` in place of numbers."""
+    """Return the source of `<region>_forward`; numbers that `sizes` names are constants."""
     return _joined(source_lines(region, "forward", sizes))
 
 
 def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of the function `<region>_backward`, with `sizes` in place of numbers."""
+    """Return the source of `<region>_backward`; numbers that `sizes` names are constants."""
     return _joined(source_lines(region, "backward", sizes))
 
 

@@ -82,8 +82,10 @@ def render_model(program: Program, fsdp: bool = False) -> str:
     return environment().get_template("model.py.j2").render(values)
 
 
-def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
-    """Map each line number of a generated source, from 1, to the node that the line computes.
+def nodes_by_line(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
+    """Map line numbers of a generated source, from 1, to their graph nodes.
+
+    Lines without a node are absent.
 
     source: text that contains the regions' functions, such as model.py.
     sizes: the named constants with which it was generated.

@@ -119,7 +119,7 @@ class Sizes:
         ]
 
     def legend(self) -> str:
-        """Return the sizes that occur in shape comments: `256 = DIM, 704 = FFN_DIM`."""
+        """Return the legend of shape comments for the main sizes: `256 = DIM, 704 = FFN_DIM, …`."""
         names = ("DIM", "FFN_DIM", "VOCAB_SIZE")
         return ", ".join(f"{self.values[name]} = {name}" for name in names)
 

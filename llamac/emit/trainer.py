@@ -20,14 +20,14 @@ from llamac.runtime.checkpoint.checkpoint import checkpoint_path
 from llamac.runtime.kernels.padding import PADDING
 from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
-from llamac.spec.rules.cuda_graphs import graph_objections
+from llamac.spec.rules.cuda_graphs import cuda_graph_objections
 
 PACKAGE = Path(llamac.__file__).parent
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
 
 
 def render_trainer(spec: Spec, has_plan: bool = False) -> dict[str, str]:
-    """Return the text of the trainer's files by relative path.
+    """Return the text of the files beside model.py (`FILES` and launch scripts) by relative path.
 
     The same spec and llamac version give the same text.
 
@@ -92,7 +92,8 @@ def _values(spec: Spec) -> dict[str, Any]:
     names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
     names += ["SHARDING" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
-    graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune))
+    sections = spec.kernels, spec.hardware, spec.parallel, spec.finetune
+    graphs = not list(cuda_graph_objections(*sections))
     batch, reader, step = "tokens, labels", "mesh", "accumulate(model, tokens, labels, mesh)"
     if spec.finetune.is_dpo:
         batch, reader = "batch", "preferences"

@@ -107,7 +107,10 @@ def schedule_parts(
 def schedule_json(
     program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
 ) -> dict[str, Any]:
-    """Return the schedules as JSON values; times are seconds within one run of a graph."""
+    """Return the times and the collectives of each graph as JSON values, in seconds from its start.
+
+    stage: name of the last pass. region_name: region to show; None shows all.
+    """
     return {
         "program": program.name,
         "stage": stage,

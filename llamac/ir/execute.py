@@ -48,10 +48,11 @@ def loss_and_gradients(
     return loss, canonical_gradients(program, [(SINGLE_RANK, gradients)])
 
 
-def loss_gradient(loss: Tensor) -> Tensor:
-    """Return the loss's gradient with which checks start the backward pass: 1, 2, … in its shape.
+def loss_cotangent(loss: Tensor) -> Tensor:
+    """Return the cotangent of the loss with which checks start the backward pass.
 
-    For a scalar loss that is 1; log-probabilities [B] get distinct gradients.
+    It has the loss's shape and dtype: 1 for a scalar loss; 1, …, B for log-probabilities [B], so
+    that a permuted row shows.
     """
     return torch.arange(1, loss.numel() + 1).to(loss).view_as(loss)
 
@@ -66,7 +67,8 @@ def loss_and_local_gradients(
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
     """Return one rank's loss, and its local gradients by (parameter, layer number or None).
 
-    Of the forward values, the backward graphs receive only the saved sets.
+    Gradients are not yet summed over mesh axes (`Program.reduction_axes`). Each backward graph
+    receives only its region's saved set, so a value that is missing there is an error.
 
     Args:
         program: Differentiated Program.
@@ -83,7 +85,7 @@ def loss_and_local_gradients(
         extra = {"labels": labels} if name == "head" else {}
         x, saved = run.forward(region, x, layer, extra)
         tape.append((region, layer, saved))
-    loss, cotangent = x, loss_gradient(x)
+    loss, cotangent = x, loss_cotangent(x)
     for region, layer, saved in reversed(tape):
         if not program.needs_backward(region):
             break  # no earlier region needs a gradient: the embedding is frozen

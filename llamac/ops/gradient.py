@@ -28,11 +28,9 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
-        """Return the backward graph's node for one result of a multi-result forward op.
+        """Return the backward graph's node for result `index` of a multi-result forward op.
 
-        If nothing reads that result in the forward graph yet, it is added there.
-
-        index: index of the result.
+        Adds the result's getitem node to the forward graph if it has none.
         """
         value = results(node)[index]
         if value is None:

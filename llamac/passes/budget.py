@@ -35,7 +35,7 @@ from llamac.passes.analysis.peak_memory import (
 from llamac.passes.analysis.saved_sets import SavedSet, candidate_sets
 from llamac.passes.analysis.timing import TimingModel
 from llamac.passes.cut import Cut, region_seconds
-from llamac.passes.overlap import headroom_of
+from llamac.passes.overlap import default_headroom
 
 LEAN = "_lean"  # suffix of the variant that saves less
 
@@ -260,7 +260,7 @@ def candidate_costs(program: Program, sets: Sequence[SavedSet], limit: Limit) ->
 def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
     """Return the bytes by which the pass `overlap` may raise the peak."""
     assert block.backward is not None
-    return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
+    return max(default_headroom(one.graph, symbols) for one in (block.forward, block.backward))
 
 
 def fastest_plan(costs: CandidateCosts, limit: Limit) -> Plan:

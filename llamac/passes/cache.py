@@ -55,11 +55,11 @@ class Cache:
         block = program.regions[program.layers[0]]
         [site] = (node for node in ops_in(block.forward.graph) if is_op(node, attention))
         regions = (
-            Region("embed", _Embed(program.regions["embed"]).forward()),
-            Region("prefill", _Prefill(block, self.window).forward()),
+            Region("embed", _Embed(program.regions["embed"]).rebuild()),
+            Region("prefill", _Prefill(block, self.window).rebuild()),
             _visible(site, self.window),
-            Region("decode", _Decode(block).forward()),
-            Region("logits", _PackLinears(program.regions["logits"]).forward()),
+            Region("decode", _Decode(block).rebuild()),
+            Region("logits", _PackLinears(program.regions["logits"]).rebuild()),
         )
         return replace(
             program,
@@ -81,8 +81,8 @@ class _PackLinears(Rebuild):
 class _UseCache(_PackLinears):
     """Rewrites a block's forward graph to use a key-value cache."""
 
-    def forward(self) -> fx.GraphModule:
-        graph = super().forward().graph
+    def rebuild(self) -> fx.GraphModule:
+        graph = super().rebuild().graph
         for node in placeholders(graph, "constant"):
             if not node.users:  # where a document begins; the mask already contains it
                 graph.erase_node(node)

@@ -42,7 +42,7 @@ class Context:
             for name, buffer in program.buffers.items()
         }
         regions = {
-            name: replace(region, forward=_ContextRebuild(region, self.ranks).forward())
+            name: replace(region, forward=_ContextRebuild(region, self.ranks).rebuild())
             for name, region in program.regions.items()
         }
         return replace(
@@ -72,7 +72,7 @@ class _ContextRebuild(Rebuild):
         return _rank_type(type_of(node))
 
     def _linear(self, node: fx.Node) -> fx.Node:
-        y = self.same(node)
+        y = self.copy_op(node)
         return (
             self._gather_in_order(y) if self.region.name == "logits" else y
         )  # values that leave the region

@@ -60,10 +60,12 @@ def balance_stages(
     ends = [0.0, *(end + before for end in ends[1:-1]), ends[-1] + before + after]
     count = len(layers)
 
-    def best(worst: float) -> list[dict[int, tuple[float, float, int]]]:
-        """Return the best cut for each number of stages and of layers, with no stage above `worst`.
+    def best_cuts(worst: float) -> list[dict[int, tuple[float, float, int]]]:
+        """Return, by number of stages, the best cut of the first n layers by n.
 
-        A cut is (slowest stage, sum of squares, layer at which its last stage begins).
+        No stage takes more than `worst` seconds. With worst = inf, best means the least time of the
+        slowest stage; otherwise the least sum of squares. A cut is (seconds of its slowest stage,
+        sum of squared seconds, first layer of its last stage).
         """
         rows = [{0: (0.0, 0.0, 0)}]
         for stage in range(1, stages + 1):
@@ -80,8 +82,8 @@ def balance_stages(
             rows.append(row)
         return rows
 
-    slowest = best(float("inf"))[-1][count][0]
-    rows, end, counts = best(slowest * (1 + 1e-9)), count, []
+    slowest = best_cuts(float("inf"))[-1][count][0]
+    rows, end, counts = best_cuts(slowest * (1 + 1e-9)), count, []
     for row in reversed(rows[1:]):
         begin = row[end][2]
         counts.append(end - begin)

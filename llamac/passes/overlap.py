@@ -62,7 +62,7 @@ SLACK = 2.0
 class Overlap:
     """Pass that reorders ops so that collectives run while other ops compute.
 
-    headroom: bytes by which it may raise a graph's peak memory; None uses `headroom_of` the graph.
+    headroom: bytes by which it may raise a graph's peak memory; None: `default_headroom`.
     """
 
     enabled: bool = True
@@ -97,7 +97,7 @@ def overlap_collectives(
     if not any(map(is_collective, ops_in(module.graph))):
         return module
     before = peak_bytes(module.graph, live_out, timing.symbols)
-    headroom = headroom_of(module.graph, timing.symbols) if headroom is None else headroom
+    headroom = default_headroom(module.graph, timing.symbols) if headroom is None else headroom
     graph = copy_graph(module)
     _split(graph)
     best, least_seconds = None, timeline(ops_in(module.graph), timing).seconds
@@ -110,10 +110,10 @@ def overlap_collectives(
     return module if best is None else finish(_rebuild(graph, best), live_out=live_out)
 
 
-def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
-    """Return three times the bytes of operands and results of the graph's largest collective.
+def default_headroom(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
+    """Return the default of `Overlap.headroom`, bytes by which a graph's peak memory may grow.
 
-    This is the default headroom; it is 0 without collectives.
+    Three times the operands and results of its largest collective; 0 without collectives.
     """
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))

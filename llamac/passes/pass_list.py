@@ -24,7 +24,7 @@ from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
 from llamac.spec.parallel import WHOLE
 from llamac.spec.rules.attention_kernels import context_chunks
-from llamac.spec.rules.cuda_graphs import graph_objections
+from llamac.spec.rules.cuda_graphs import cuda_graph_objections
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -90,7 +90,7 @@ def _select_kernels(spec: Spec) -> Pass:
         hopper=spec.hardware.hopper,
         deterministic=spec.kernels.deterministic,
         no_graphs=tuple(
-            graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune)
+            cuda_graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune)
         ),
     )
 

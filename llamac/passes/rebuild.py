@@ -38,8 +38,11 @@ class Rebuild:
         self.build = Builder()
         self.values: dict[fx.Node, Any] = {}  # old → new
 
-    def forward(self) -> fx.GraphModule:
-        """Return the rewritten graph. Raises TypeRuleError if an op's operands do not fit."""
+    def rebuild(self) -> fx.GraphModule:
+        """Rebuild the region's forward graph with the rules and return it as a module.
+
+        Raises TypeRuleError if an op does not accept its new operands.
+        """
         for node in self.region.forward.graph.nodes:
             self.build.where = node.meta.get("where", "")
             if node.op == "placeholder":
@@ -49,7 +52,7 @@ class Rebuild:
                 )
             elif is_op(node):
                 rule = self.rules.get(op_of(node).name)
-                self.values[node] = rule(self, node) if rule else self.same(node)
+                self.values[node] = rule(self, node) if rule else self.copy_op(node)
             elif is_result(node):
                 source, index = producer(node)
                 self.values[node] = self.values[source][index]
@@ -63,8 +66,11 @@ class Rebuild:
         """Return the new graph's values for the operands of an op of the old graph."""
         return tuple(value and self.values[value] for value in operands(node))
 
-    def same(self, node: fx.Node, **changed: Any) -> Any:
-        """Copy an op to the new graph and return its result. changed: attributes to replace."""
+    def copy_op(self, node: fx.Node, **changed: Any) -> Any:
+        """Copy an op to the new graph and return its value, or a tuple of values.
+
+        changed: attributes to replace.
+        """
         name = result_names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}

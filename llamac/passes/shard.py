@@ -95,7 +95,7 @@ class Shard:
         regions = {
             name: replace(
                 region,
-                forward=_ShardRebuild(region, parameters, self.tensor, self.sequence).forward(),
+                forward=_ShardRebuild(region, parameters, self.tensor, self.sequence).rebuild(),
             )
             for name, region in program.regions.items()
         }
@@ -222,7 +222,7 @@ class _ShardRebuild(Rebuild):
             partial = self.build.op(add_linear, *self.new(node), name=f"{node.name}_partial")
             return self._row_sum(node, partial, self.partial_sums[y])
         self.segments[node] = self.segments[y]
-        return self.same(node)
+        return self.copy_op(node)
 
     def _row_sum(self, node: fx.Node, partial: fx.Node, bias: list[fx.Node]) -> fx.Node:
         if not bias:
@@ -241,22 +241,24 @@ class _ShardRebuild(Rebuild):
         (x,), size = operands(node), attributes(node)["head_dim"]
         segments = self.segments[x]
         self.segments[node] = tuple((whole // size, held // size) for whole, held in segments)
-        return self.same(node)
+        return self.copy_op(node)
 
     def _rope(self, node: fx.Node) -> fx.Node:
         segments = self.segments[node] = self.segments[operands(node)[0]]
         heads = attributes(node).get("heads")
-        return self.same(node, **({} if heads is None else {"heads": _rank_size(segments, heads)}))
+        return self.copy_op(
+            node, **({} if heads is None else {"heads": _rank_size(segments, heads)})
+        )
 
     def _head_rms_norm(self, node: fx.Node) -> fx.Node:
         self.segments[node] = self.segments[operands(node)[0]]
-        return self.same(node)
+        return self.copy_op(node)
 
     def _scale_by(self, node: fx.Node) -> fx.Node:
         (x,) = operands(node)
         if x not in self.partial_sums:
             self.segments[node] = self.segments[x]
-        return self.same(node)
+        return self.copy_op(node)
 
     def _split(self, node: fx.Node) -> Any:
         remaining, sizes = list(self.segments[operands(node)[0]]), []
@@ -266,7 +268,7 @@ class _ShardRebuild(Rebuild):
             self.segments[value] = ((size, sizes[-1]),)
             while size:
                 size -= remaining.pop(0)[0]
-        return self.same(node, sizes=tuple(sizes))
+        return self.copy_op(node, sizes=tuple(sizes))
 
     def _embedding(self, node: fx.Node) -> fx.Node:
         tokens, table = (self.values[value] for value in operands(node))

@@ -10,7 +10,7 @@ from llamac.passes.pass_list import compile_spec
 from llamac.plan.cost.framework import FRAMEWORKS, FrameworkProfile
 from llamac.plan.device.device import Device
 from llamac.spec import Spec
-from llamac.spec.rules.cuda_graphs import graph_objections
+from llamac.spec.rules.cuda_graphs import cuda_graph_objections
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Setting:
         spec = self.spec
         sections = spec.kernels, spec.hardware, spec.parallel, spec.finetune
         able = self.profile.captures and self.device.is_gpu
-        return able and not any(graph_objections(*sections))
+        return able and not any(cuda_graph_objections(*sections))
 
     def compile(self) -> Program:
         """Compile the spec, without the `fuse` pass if the framework's ops are not fused."""

@@ -168,7 +168,7 @@ class Data(Section):
 
     @property
     def supervised(self) -> bool:
-        """Whether a source has conversations or preferences; then only answers have a loss."""
+        """Whether any source has conversations or preferences; only their answers have a loss."""
         return any(source.kind in CONVERSATIONS for source in self.source)
 
     @property

@@ -55,7 +55,11 @@ class Section(BaseModel):
         yield from ()
 
     def derived_values(self) -> dict[str, Any]:
-        """Return the values of fields whose default is DERIVED; called if no rule is violated."""
+        """Return the values to set after validation, by field: those whose default is DERIVED.
+
+        They replace the fields' values, so an override leaves out, or returns unchanged, what the
+        spec sets (`is_set`). Called only if `rules` yields no problem.
+        """
         return {}
 
     def is_set(self, key: str) -> bool:

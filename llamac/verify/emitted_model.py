@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamac.emit.importing import import_emitted
-from llamac.ir.execute import loss_gradient
+from llamac.ir.execute import loss_cotangent
 from llamac.runtime.checkpoint.dcp import TensorChunk
 from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.distributed.param_sharding import ParamSharding
@@ -40,7 +40,7 @@ def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
     if problem := module_packing_problem(model, views, oracle.weights):
         raise ValueError(problem)
     loss = model(oracle.tokens, oracle.labels)
-    loss.backward(loss_gradient(loss.detach()))
+    loss.backward(loss_cotangent(loss.detach()))
     gradients = {
         canonical: view
         for name, parameter in model.named_parameters()
@@ -73,7 +73,7 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
 
         batch = own(oracle.tokens), own(oracle.labels)
         loss = model(*batch)
-        loss.backward(loss_gradient(loss.detach()))
+        loss.backward(loss_cotangent(loss.detach()))
         for name, parameter in model.named_parameters():
             if parameter.grad is None or (
                 at.get("tp", 0)

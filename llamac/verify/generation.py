@@ -36,9 +36,9 @@ def prompt_lengths(rows: int, positions: int) -> Tensor:
 
 @torch.no_grad()
 def run_inference(program: Program, weights: Mapping[str, Tensor], prompt: Tensor) -> Tensor:
-    """Return the Program's logits, float64 [B, P, V], at all positions of a prompt, int64 [B, P].
+    """Return the logits, float64 [B, P, V], of a prompt, int64 [B, P]: prefill, then decoding.
 
-    weights: float64 tensors by canonical name.
+    program: Program after the pass `cache`. weights: float64 tensors by canonical name.
     """
     return _read(_Program(program, weights, prompt.shape), prompt)
 

@@ -41,7 +41,10 @@ class StepSequences:
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
 
     def answers(self, starts, count):
-        """Return the row numbers of these sequences, which index reference log-probabilities."""
+        """Return the row of each sequence that `read_sequences(starts, count)` reads, int64.
+
+        `Preferences` looks up reference log-probabilities by it.
+        """
         rows = torch.arange(len(self.rows))
         return torch.cat([rows[start : start + count] for start in starts]).numpy()
 

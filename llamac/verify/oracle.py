@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llamac.ir.execute import loss_gradient
+from llamac.ir.execute import loss_cotangent
 from llamac.spec import Spec
 from llamac.verify.reference import PADDING, Reference
 
@@ -64,7 +64,7 @@ def make_oracle(
     """Draw a random batch and weights, and compute the reference's outputs eagerly in float64.
 
     spec: a small one, such as a twin. seed: seed of weights and batch.
-    gradient: function (head's output, labels) → gradient of the output; None is `loss_gradient`.
+    gradient: function (head's output, labels) → gradient of the output; None is `loss_cotangent`.
     """
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
@@ -86,7 +86,7 @@ def make_oracle(
     prompt = tokens[:, : max(1, length * 3 // 4)].clamp(min=0)
     loss = reference(tokens, labels)
     output = loss.detach()
-    loss.backward(gradient(output, labels) if gradient else loss_gradient(output))
+    loss.backward(gradient(output, labels) if gradient else loss_cotangent(output))
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
         if not weight.requires_grad:

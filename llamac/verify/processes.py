@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamac.ir.execute import loss_gradient
+from llamac.ir.execute import loss_cotangent
 from llamac.passes.pass_list import saved_sets, stages
 from llamac.runtime.kernels.padding import count_targets
 from llamac.runtime.train.preference_loss import count_pairs, preference
@@ -177,7 +177,7 @@ class Objective:
     def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
         """Return the gradient of the model's output. labels: int64 [B, S]."""
         if not self.finetune.is_dpo:
-            return loss_gradient(output)
+            return loss_cotangent(output)
         return self._preference(output, labels)[1]
 
     def mean(self, oracle: Oracle) -> ModelOutput:

@@ -137,8 +137,12 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 
 
 class Reference(nn.Module):
-    """The model as an nn.Module. Its parameters are uninitialised until `load` is called.
+    """Reference implementation of a spec's model in plain PyTorch, to compare compiled code with.
 
+    Parameters are uninitialised until `load` is called. Raises ValueError for an unknown position
+    or norm position.
+
+    model: the spec's [model].
     sequence_length: rows of learned positions. dtype: dtype of parameters and arithmetic.
     eos: end-of-document token, across which attention is masked; None masks nothing.
     finetune: the spec's [finetune]. With lora, only adapters require gradients.

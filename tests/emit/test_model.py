@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 from llamac.emit.functions import wrap_statement
 from llamac.emit.importing import import_emitted
-from llamac.emit.model import node_lines, render_model
+from llamac.emit.model import nodes_by_line, render_model
 from llamac.emit.python_source import WIDTH
 from llamac.emit.sizes import Sizes
 from llamac.ir.graph import ops_in
@@ -244,7 +244,7 @@ def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> Non
 def test_every_node_has_its_lines_and_every_line_names_its_node(spec: str) -> None:
     program = compile_spec(load_spec(spec))
     source = render_model(program)
-    found, text = node_lines(program, source, Sizes.from_program(program)), source.splitlines()
+    found, text = nodes_by_line(program, source, Sizes.from_program(program)), source.splitlines()
     names = dict.fromkeys(("embed", *program.layers, "head", "evaluate", "logits"))
     for region in (program.regions[name] for name in names if name in program.regions):
         for module in filter(None, (region.forward, region.backward)):

@@ -36,7 +36,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Line:
-    """A routed edge: its corners, from its source to its target."""
+    """A routed edge. stops: its ends and corners, from source to target."""
 
     edge: Edge
     stops: tuple[Stop, ...]

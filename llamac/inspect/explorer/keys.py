@@ -21,8 +21,11 @@ def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
             yield region, "backward", region.backward.graph
 
 
-def key_of(region: str, direction: Direction, node: fx.Node) -> str:
-    """Return a node's key. All results of an op share the op's key."""
+def node_key(region: str, direction: Direction, node: fx.Node) -> str:
+    """Return `<region>.<f or b>.<op's name>`, which identifies a node on the page: `block.f.qkv`.
+
+    All results of an op share its key; the output node's name is `return`.
+    """
     maker, _ = producer(node)
     return f"{region}.{direction[0]}.{'return' if maker.op == 'output' else maker.name}"
 
@@ -30,7 +33,7 @@ def key_of(region: str, direction: Direction, node: fx.Node) -> str:
 def keys_of(program: Program) -> dict[fx.Node, str]:
     """Map every node of a program to its key."""
     return {
-        node: key_of(region.name, direction, node)
+        node: node_key(region.name, direction, node)
         for region, direction, graph in graphs(program)
         for node in graph.nodes
     }

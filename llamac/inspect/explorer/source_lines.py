@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from llamac.emit.functions import PLAIN
-from llamac.emit.model import node_lines, render_model
+from llamac.emit.model import nodes_by_line, render_model
 from llamac.emit.sizes import Sizes
 from llamac.inspect.explorer.keys import graphs
 from llamac.inspect.source import stage_source
@@ -60,7 +60,7 @@ def emitted_data(
         name, source, sizes = "model.py", render_model(program, fsdp), Sizes.from_program(program)
     else:
         name, source, sizes = f"after {stage}", stage_source(program, stage), PLAIN
-    linked = node_lines(program, source, sizes)
+    linked = nodes_by_line(program, source, sizes)
     return {
         "file": name,
         "lines": source.splitlines(),

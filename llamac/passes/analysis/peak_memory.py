@@ -62,13 +62,15 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class StageParameters(ParameterCounts):
-    """Numbers of parameters on a pipeline rank, and of those that are trained."""
+    """Numbers of parameters on one rank, and of those that are trained."""
 
     trained: ParameterCounts
 
 
 def stage_parameters(program: Program, layers: int, first: bool, last: bool) -> StageParameters:
-    """Return the numbers of parameters on a pipeline rank.
+    """Return the numbers of parameters on one rank: tensor-parallel shards of its pipeline stage.
+
+    They are counted before data-parallel sharding, with copies and padding.
 
     layers: number of layers on the rank.
     first: whether it has the embedding. last: whether it has the head.

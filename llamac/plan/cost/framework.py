@@ -78,7 +78,7 @@ class FrameworkProfile:
         kernels: Number of kernels of a memory-bound op.
         host: Host seconds to launch a kernel. collective_host: Further ones for a collective. A
             region takes at least their sum.
-        captures: Whether a micro-batch is one CUDA graph, unless `graph_objections` has a reason.
+        captures: Whether a micro-batch is one CUDA graph, unless `cuda_graph_objections` has any.
         norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as other ops.
         norm_saved_bytes: Bytes per element that such a norm saves in addition to its input.
         scores: Traffic of materialised attention scores; None: not materialised (FlashAttention).

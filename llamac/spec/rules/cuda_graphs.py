@@ -10,10 +10,10 @@ from llamac.spec.kernels import Kernels
 from llamac.spec.parallel import Parallel
 
 
-def graph_objections(
+def cuda_graph_objections(
     kernels: Kernels, hardware: Hardware, parallel: Parallel, finetune: Finetune
 ) -> Iterator[str]:
-    """Yield the reasons why a micro-batch is not captured as a CUDA graph; none if it is."""
+    """Yield each reason why micro-batches cannot be captured as a CUDA graph; none if they can."""
     if not kernels.cuda_graphs:
         yield "kernels.cuda_graphs is false"
     if hardware.device == "cpu":

@@ -79,7 +79,10 @@ class TomlDocument:
         return value
 
     def place(self, path: Path) -> Place:
-        """Return the place of `path`; if unknown, that of its nearest parent, or of the file."""
+        """Return the locations of the key at `path` and of its value.
+
+        If they are unknown: those of the nearest enclosing table, else the whole file.
+        """
         for size in range(len(path), 0, -1):
             if place := self.places.get(path[:size]):
                 return place
