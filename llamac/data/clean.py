@@ -22,7 +22,7 @@ from llamac.data.stages import build
 from llamac.data.state import folder_lock
 from llamac.runtime.data.answer_tokens import read_supervised
 from llamac.runtime.data.sources.input_files import PYTHON
-from llamac.runtime.data.sources.skipped import EXAMPLES, Skipped
+from llamac.runtime.data.sources.skipped_records import EXAMPLES, Skipped
 from llamac.runtime.data.sources.source_documents import documents
 from llamac.runtime.durable_files import read_note_or_empty, write_note
 from llamac.runtime.errors import RunError, SourceError

@@ -17,7 +17,7 @@ from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import write_chat_template
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS
-from llamac.runtime.data.sources.skipped import EXAMPLES
+from llamac.runtime.data.sources.skipped_records import EXAMPLES
 from llamac.runtime.data.vocabulary import UnknownCounter
 from llamac.runtime.durable_files import write, write_array, write_json, write_note
 from llamac.runtime.errors import SourceError

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.readers import reader_for, validated_inputs
 from llamac.data.stages import build
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.data.sources.source_documents import documents
 from llamac.spec.data import CONVERSATIONS, Source
 

@@ -11,7 +11,7 @@ from typing import Any
 from llamac.evaluate.tasks.question import BadRowError, EvalTask, Question
 from llamac.runtime import durable_files
 from llamac.runtime.data.sources.decompress import lines, package, utf8_chunks
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 EXAMPLES_MARK = ".examples"

@@ -74,10 +74,12 @@ function validations(run) {
 }
 const evaluationTable = (rows) => table(["step", "tokens", "validation loss", "perplexity", "training loss of the step"], rows, 0);
 
+const SAMPLES_SHOWN = 3; // the newest; the others are folded
+
 function samples(run) {
   if (!run.samples.length) return null;
   const one = (sample) => h("figure.sample", h("figcaption", `after step ${format.integer(sample.step)}`), h("pre", sample.text));
-  const newest = run.samples.slice(-3), before = run.samples.slice(0, -3);
+  const newest = run.samples.slice(-SAMPLES_SHOWN), before = run.samples.slice(0, -SAMPLES_SHOWN);
   return h("section", h("h2", "Samples"), before.length ? fold("samples", `${before.length} earlier`, "", before.map(one)) : null, newest.map(one));
 }
 

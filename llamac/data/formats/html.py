@@ -9,7 +9,7 @@ from typing import Any
 from llamac.data.formats.charsets import decode, encoding_of
 from llamac.data.formats.sniff import is_binary
 from llamac.runtime.data.sources.decompress import package
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 
 PAGE_BYTES = 1 << 23
 # Limit on the steps of each superlinear part of parsing: squared attributes per tag, elements

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llamac.runtime.data.sources.decompress import read_decompressed, stem, stream
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 
 ENTRY_BYTES = 1 << 24  # longest file: longer ones are data, not written text
 HEADER_BYTES = 1 << 20  # longest name or extended header of a tar member

@@ -13,7 +13,7 @@ from typing import IO
 
 from llamac.data.formats.http import HEADER_BYTES, headers
 from llamac.runtime.data.sources.decompress import CHUNK_BYTES
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 
 RECORD_BYTES = 1 << 24  # longest page: Common Crawl cuts pages at 1 or 5 MB
 _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")

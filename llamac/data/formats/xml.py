@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
 from llamac.runtime.data.sources.decompress import CHUNK_BYTES, stream
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 
 # Longest record: MediaWiki allows 2 MB per page, StackExchange 30,000 characters per post.
 RECORD_BYTES = 1 << 24

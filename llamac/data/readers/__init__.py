@@ -22,7 +22,7 @@ from llamac.data.readers import files
 from llamac.runtime.data.sources.conversations import check_inputs
 from llamac.runtime.data.sources.decompress import stem
 from llamac.runtime.data.sources.input_files import RECORDS, file_list, unknown_name
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.errors import SourceError, add_source_name
 from llamac.spec.data import CONVERSATIONS, PYTHON, Source
 

@@ -25,7 +25,7 @@ from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.runtime.data.sources.decompress import stem
 from llamac.runtime.data.sources.records import accept_text
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")

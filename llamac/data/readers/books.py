@@ -14,7 +14,7 @@ from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.trees import entries
 from llamac.runtime.data.sources.decompress import stem
 from llamac.runtime.data.sources.records import accept_text
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".txt", ".md", ".text", ".tar", ".tgz")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from llamac.data.document import Document
 from llamac.data.readers.commoncrawl import ENDINGS as ENDINGS
 from llamac.data.readers.commoncrawl import pages
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 

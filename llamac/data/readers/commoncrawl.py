@@ -15,7 +15,7 @@ from llamac.data.formats.trees import files, is_tar, members
 from llamac.data.formats.warc import WarcRecord, arc_records, warc_records
 from llamac.runtime.data.sources.decompress import stem, stream
 from llamac.runtime.data.sources.records import accept_text
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 WARC, ARC = (".warc", ".wet"), (".arc",)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from llamac.data.document import Document
 from llamac.runtime.data.sources.input_files import format_of
 from llamac.runtime.data.sources.records import read_file
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 

@@ -20,7 +20,7 @@ from llamac.data.formats.licences.licence_detection import (
 from llamac.data.formats.licences.licence_texts import decode_licence
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
 from llamac.runtime.data.sources.records import accept_text, decode_utf8
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 LANGUAGES = {

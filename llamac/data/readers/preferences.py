@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llamac.data.document import Document
 from llamac.runtime.data.sources.conversations import read_conversations
 from llamac.runtime.data.sources.preference_records import parse_preference
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 

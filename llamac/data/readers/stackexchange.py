@@ -17,7 +17,7 @@ from llamac.data.document import Document
 from llamac.data.formats.html import extract_text, parse_html
 from llamac.data.formats.xml import records
 from llamac.runtime.data.sources.records import accept_text
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".xml",)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from llamac.data.document import Document
 from llamac.runtime.data.sources.indexed_tokens import token_documents
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.errors import SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, TokenizerError

@@ -16,7 +16,7 @@ from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
 from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
 from llamac.runtime.data.sources.records import accept_text
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".xml",)

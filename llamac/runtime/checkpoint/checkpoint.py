@@ -28,9 +28,9 @@ from typing import Any, TypeVar
 from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError, remedy
+from ..train.progress import Progress
 from . import dcp, integrity
 from .dcp import Tensors
-from .progress import Progress
 from .random_state import random_state, set_random_state
 from .same_settings import require_same_settings
 

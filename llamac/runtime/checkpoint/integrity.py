@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import durable_files
 from ..distributed.ranks import Ranks
-from .progress import Progress
+from ..train.progress import Progress
 
 MAX_COUNT = 1 << 62  # largest count of steps, sequences and tokens: arrays have 64 bits
 SINGLE_RANK = Ranks()

@@ -36,7 +36,7 @@ from .sources.conversations import (
 )
 from .sources.input_files import file_list
 from .sources.preference_records import Preference, parse_preference
-from .sources.skipped import Skipped
+from .sources.skipped_records import Skipped
 
 ALPACA = "alpaca"  # value of tokenizer.chat_template that selects ALPACA_TEMPLATE
 ALPACA_TEMPLATE = """\

@@ -41,7 +41,7 @@ from .prepared import (
 )
 from .sources.conversations import check_source
 from .sources.input_files import CONVERSATIONS, needs_cleaning
-from .sources.skipped import Skipped
+from .sources.skipped_records import Skipped
 from .sources.source_documents import documents
 from .vocabulary import UnknownCounter, load_or_make_tokenizer, report_lost, train_on_sources
 

@@ -18,7 +18,7 @@ from ..tokenizers.tokenizer import (
     training_lines,
 )
 from .prepare_job import PrepareJob
-from .sources.skipped import Skipped
+from .sources.skipped_records import Skipped
 from .sources.source_documents import documents
 
 UNKNOWN_SHARE = 0.01  # largest fraction of a source's tokens that may be the unknown piece

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..checkpoint.progress import Progress
     from ..distributed.mesh import Mesh
     from .metrics import Speed
+    from .progress import Progress
     from .trackers import Row
 
 

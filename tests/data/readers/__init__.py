@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamac.data.document import Document
 from llamac.data.readers import reader_for
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llamac.data.formats import charsets, html
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from tests.data.readers import assert_linear, read, write
 
 CZECH = "Příliš žluťoučký kůň úpěl ďábelské ódy."

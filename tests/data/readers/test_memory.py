@@ -12,7 +12,7 @@ import zstandard
 READ = """
 import resource, sys
 from llamac.data.readers import reader_for
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 kind, path, touch = sys.argv[1:]
 source = Source(name="test", kind=kind, share=1, paths=(path,))

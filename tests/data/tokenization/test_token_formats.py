@@ -11,7 +11,7 @@ import pytest
 from llamac.data.tokenization.token_formats import FORMATS, ExportError, export
 from llamac.runtime.data.prepared import KEYS, SPLITS, ShardWriter, token_dtype
 from llamac.runtime.data.sources.indexed_tokens import HEADER, MAGIC, token_documents
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.durable_files import write_note
 
 EOS = 2

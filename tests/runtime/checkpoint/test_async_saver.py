@@ -10,8 +10,8 @@ import torch
 
 from llamac.runtime.checkpoint import checkpoint, dcp
 from llamac.runtime.checkpoint.async_saver import CheckpointSaver
-from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.errors import RunError
+from llamac.runtime.train.progress import Progress
 
 
 class SlowDisk:

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, dcp, integrity
-from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
+from llamac.runtime.train.progress import Progress
 
 SETTINGS = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
 

@@ -19,9 +19,9 @@ from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, dcp, integrity
 from llamac.runtime.checkpoint.async_saver import CheckpointSaver
 from llamac.runtime.checkpoint.dcp import TensorChunk, Tensors
-from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
+from llamac.runtime.train.progress import Progress
 
 WHOLE = {"wq": torch.arange(96.0).reshape(8, 12), "norm": torch.arange(12.0) / 3}
 MOMENTS = {name: tensor + 1000 for name, tensor in WHOLE.items()}

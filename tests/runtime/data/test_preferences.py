@@ -11,7 +11,7 @@ import pytest
 from llamac.runtime.data.answer_tokens import AnswerEncoder, ChatSettings, supervised_documents
 from llamac.runtime.data.sources.conversations import MalformedRecord
 from llamac.runtime.data.sources.preference_records import parse_preference
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.errors import InputError
 from llamac.runtime.kernels.padding import PADDING
 from llamac.runtime.tokenizers.loading import load_tokenizer_file

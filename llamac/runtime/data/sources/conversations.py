@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from ...errors import InputError, add_source_name
 from .input_files import CONVERSATIONS, PYTHON, file_list
 from .records import check_field, fields_of, read_records
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 FORMS = (("messages",), ("conversations",), ("instruction", "output"), ("prompt", "completion"))
 OPTIONAL = ("input", "system", "tools", "functions")

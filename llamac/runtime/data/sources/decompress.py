@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 from ...errors import SourceError
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 26  # longest line read; several copies of a line are in memory at once
-# Largest window of a decompressor: zstd --long=31, the format's own limit. Its memory is touched #
+# Largest window of a decompressor: zstd --long=31, the format's own limit. Its memory is touched
 # only as far as the text fills it, so a header alone costs nothing.
 WINDOW_BYTES = 1 << 31
 DICTIONARY_BYTES = 1 << 26  # of a .warc.zst

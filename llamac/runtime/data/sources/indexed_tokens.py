@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")

@@ -13,7 +13,7 @@ from functools import partial
 from typing import IO, Any
 
 from .decompress import SUFFIXES, is_bomb, package, read_decompressed
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 28  # most bytes of a batch if each row repeats the longest value of a dictionary

@@ -17,7 +17,7 @@ from ...errors import InputError
 from .decompress import LINE_BYTES, lines, utf8_chunks
 from .input_files import ENDINGS, format_of, unknown_name
 from .parquet import column_names, nested_rows, rows
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
 # Fields of a record that are kept besides its text.

@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import SourceError
 from .input_files import file_list
 from .records import read_file
-from .skipped import Skipped
+from .skipped_records import Skipped
 
 NOT_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 GENERATED = {"encodings", "pydoc_data"}  # tables, and the text that `python-docs` already has

@@ -13,7 +13,7 @@ from llamac.runtime.data.sources.conversations import (
     parse_conversation,
     read_conversations,
 )
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.errors import InputError
 from tests.chats import write_lines
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamac.runtime.data.sources import decompress
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from tests.data.readers import write
 
 TEXT = b"".join(b"line %d of a text that compresses as text does\n" % n for n in range(20_000))

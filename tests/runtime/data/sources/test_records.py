@@ -23,7 +23,7 @@ from llamac.runtime.data.sources import input_files as inputs
 from llamac.runtime.data.sources.conversations import check_source
 from llamac.runtime.data.sources.input_files import file_list
 from llamac.runtime.data.sources.records import Record, read_file
-from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.runtime.errors import InputError
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
