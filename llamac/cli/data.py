@@ -183,7 +183,10 @@ def prepare_here(
 ) -> dict[str, Any]:
     """Prepare the data on this machine, showing progress, and return the manifest.
 
-    workers: number of processes; None starts one per core.
+    Prepared data that was moved to `directory` without its working files is used unchanged.
+
+    workers: number of processes; None starts one per core. engine: `processes` of this machine, or
+    a `ray` cluster at $RAY_ADDRESS, for which `workers` has no effect.
     """
     from llamac.cli.common.progress_line import progress_report
     from llamac.data import executor

@@ -72,7 +72,11 @@ def _progress() -> Callable[[int, int, int], None]:
 
 
 def print_advice(setting: Setting, target: str, as_json: bool) -> None:
-    """Print which changes of hardware or layout reach a speed-up. target: such as `2x`."""
+    """Print which changes of hardware or layout reach a speed-up.
+
+    target: the speed-up, such as `2x`. as_json: print the effect of each change as JSON instead.
+    Raises typer.BadParameter if `target` is not a factor above 1.
+    """
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", target.strip().lower())
     if number is None or float(number[1]) <= 1:
         message = f"{target!r} must be a factor above 1, such as 2x"
@@ -206,9 +210,13 @@ WITHOUT_EFFECT = {
 
 
 def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
-    """Raise typer.BadParameter for exclusive forms or an option without effect.
+    """Check the flags of `llamac plan`: raise typer.BadParameter for conflicts among them.
 
-    forms, options: values by flag; None and False mean not given.
+    That is for two forms at once, an option that has no effect with the given form, and a
+    --picture that is neither .svg nor .png.
+
+    forms: values of the flags that choose what the command does, such as --search, by flag.
+    options: values of the other flags. None and False mean not given.
     """
     flags = [flag for flag, value in forms.items() if value not in (None, False)]
     if len(flags) > 1:

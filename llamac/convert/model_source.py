@@ -57,6 +57,6 @@ class ForeignModel:
 
     @property
     def path(self) -> Path:
-        """Return the directory or the file of the model, for messages."""
+        """Return the model's file, or the directory of its files if there are several."""
         only, *others = self.files
         return only.parent if others else only

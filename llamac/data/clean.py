@@ -80,7 +80,10 @@ def skipped_examples(plan: SourcePlan, part: Part) -> list[str]:
 
 
 def chunks_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.SavedChunk]:
-    """Return the chunks that pass `number` wrote for a part; None means the last pass."""
+    """Return the chunks of documents that a cleaning pass wrote for a part, in order.
+
+    number: index of the pass in `plan.passes`; None means the last one.
+    """
     folder = plan.folder(plan.last if number is None else number, part.number)
     hashes = _State.load(folder).chunks
     return [chunks.SavedChunk(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]

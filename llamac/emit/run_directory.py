@@ -23,12 +23,14 @@ LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer rep
 def update_run_directory(
     run: Path, spec: Spec, overwrite: bool = False, make_plan: MakePlan | None = None
 ) -> list[str]:
-    """Write the files emitted for `spec` into a run directory; return messages for the user.
+    """Write the files emitted for `spec` into a run directory.
+
+    Returns one message for each edited informational file, which was renamed. overwrite: replace
+    edited source files. make_plan: as for `files_of`.
 
     Raises BuildError and changes nothing if a trainer is running there, or if the checkpoints were
-    made with other values of the settings that determine the loss curve.
-
-    overwrite: discard edits. make_plan: as for `files_of`.
+    made with other values of the settings that determine the loss curve; also as
+    `write_directory` does, for example if a source file was edited.
     """
     files = files_of(spec, stages(spec), make_plan)
     if not (run / MANIFEST).is_file():

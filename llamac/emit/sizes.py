@@ -124,7 +124,10 @@ class Sizes:
         return ", ".join(f"{self.values[name]} = {name}" for name in names)
 
     def attribute(self, key: str, value: Any) -> Any:
-        """Return an op's attribute `key` as an Expression; unchanged if no expression fits."""
+        """Return an Expression for the value of an op's attribute `key`: 0.125 → `HEAD_DIM**-0.5`.
+
+        The value itself is returned if no expression in `ATTRIBUTES` equals it.
+        """
         return self._as_expression(value, ATTRIBUTES.get(key, ()))
 
     def shape(self, parameter: Parameter) -> list[Any]:

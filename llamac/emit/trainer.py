@@ -80,7 +80,8 @@ def stream_shape(spec: Spec) -> tuple[int, int, int]:
 def has_whole_model(spec: Spec) -> bool:
     """Return whether whole_model.py, the model without parallelism, is emitted.
 
-    Text is generated with it where each rank of the trainer has only a part of the model.
+    That is so under tensor, context or pipeline parallelism, whose model.py cannot run on a single
+    rank. Text is generated with it.
     """
     return spec.parallel.tensor * spec.parallel.context * spec.parallel.pipeline > 1
 

@@ -39,7 +39,10 @@ class LoadedModel:
 
     @property
     def prefix(self) -> int:
-        """Return the id that stands for an empty context."""
+        """Return the id that precedes a text without context, so that its first token has a score.
+
+        It is the last of `begin`, or else the first that exists of BOS, EOS and 0.
+        """
         if self.begin:
             return self.begin[-1]
         return next(t for t in (self.bos, self.tokenizer.bos, self.tokenizer.eos, 0) if t >= 0)

@@ -35,9 +35,9 @@ class Init:
 class Piece:
     """One canonical parameter, stored as rows (dim 0) of a packed parameter.
 
-    name: canonical name. rows: full size along dim 0.
-    copies: number of ranks that have the same shard, above 1 if there are more tensor-parallel
-    ranks than key-value heads.
+    name: canonical name. rows: full size along dim 0. init: initial values.
+    copies: number of tensor-parallel ranks that hold each shard: 1, or more for keys and values if
+    there are fewer key-value heads than ranks.
     """
 
     name: str

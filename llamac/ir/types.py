@@ -82,9 +82,9 @@ class TensorType:
 
     @classmethod
     def parse(cls, text: str) -> TensorType:
-        """Return the type that `str()` formats as `text`; `f32[]` is a scalar.
+        """Parse a type such as `bf16[B,S/tp,4096]@tp:S(1)`, as `str()` formats it.
 
-        Raises TypeRuleError if the text is not a type or its dtype is unknown.
+        `f32[]` is a scalar. Raises TypeRuleError if the text is not a type or its dtype is unknown.
         """
         match = _TYPE.fullmatch(text.strip())
         if match is None:

@@ -11,7 +11,10 @@ from llamac.ir.program import Region
 
 
 def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return the results of an op that are read; the node itself if it has a single result."""
+    """Return the nodes of an op's results: itself, or the getitem nodes if it has several results.
+
+    Results of a multi-result op that nothing reads have no node and are left out.
+    """
     return tuple(value for value in results(node) if value is not None)
 
 

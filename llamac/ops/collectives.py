@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 
 def full_dim_size(dim: Dim, size: int, axis: str) -> Dim:
-    """Return a dimension's size over `size` ranks, given its size on one: `S/tp` → `S`."""
+    """Return a dimension's size over the `size` ranks of mesh axis `axis`, given that on one rank.
+
+    A number is multiplied by `size`; a symbol loses its divisor: `S/tp` → `S`.
+    """
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
 

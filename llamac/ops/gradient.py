@@ -24,7 +24,7 @@ class GradientBuilder(Builder):
         self._primal_of, self._name_of = primal_of, name_of
 
     def primal(self, value: Any) -> fx.Node:
-        """Return the backward graph's node for a forward value."""
+        """Return the backward graph's placeholder for a forward value, added at its first use."""
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
@@ -41,7 +41,10 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def name(self, value: Any) -> str:
-        """Return the name for the gradient of a forward value."""
+        """Return the name for the gradient of a forward value, such as `d_x`.
+
+        If several ops read the value, it names the op whose vjp rule runs: `d_x_from_linear`.
+        """
         return self._name_of(value)
 
 

@@ -176,7 +176,7 @@ def single_rank_spec(spec: Spec) -> Spec:
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
     """Return the Program that generates text on one rank, whatever the spec's parallel layout.
 
-    disable, errors: as for `stages`.
+    disable: names of passes to skip. Raises the errors of `stages`.
     """
     *_, last = stages(single_rank_spec(spec), disable, stop_after=SelectKernels.name)
     program = Cache(spec.model.sliding_window).apply(last.program)

@@ -88,9 +88,10 @@ def regime(prediction: Prediction) -> str:
 
 
 def speed_range(prediction: Prediction) -> Range | None:
-    """Return quantiles of measured / predicted tokens per second in a prediction's regime.
+    """Return the 10, 50 and 90 % quantiles of measured / predicted tokens per second.
 
-    None for a CPU that was not calibrated, because CPUs differ too much.
+    They are those of the prediction's regime, or of all published rows if the table lacks it. None
+    for a CPU that was not calibrated, because CPUs differ too much.
     """
     name, table = regime(prediction), _table()["speed"]
     return None if name == UNCALIBRATED else Range(*table.get(name, table["any"]))

@@ -63,7 +63,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The spec's name, and the directory's name if it differs."""
+        """The directory's name, followed by the spec's name in parentheses if it differs."""
         own = str(self.spec_values.get("name", self.name))
         return own if own == self.name else f"{self.name} ({own})"
 

@@ -33,7 +33,7 @@ LARGE = 1 << 22  # bytes of a write from which hashing runs in a thread beside i
 
 
 class Damaged(RunError, ValueError):
-    """A file is missing, or its content differs from what was written."""
+    """Raised if a file is missing, or if its content differs from what was written."""
 
 
 class NewFile:

@@ -20,9 +20,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(value: Any) -> int:
-    """Return a duration in seconds: `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600.
+    """Parse a duration such as `"90s"`, `"30m"`, `"24h"` or `"2d"`, and return it in seconds.
 
-    Raises ValueError for anything else.
+    An integer is a number of seconds. Raises ValueError for anything else.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -139,9 +139,9 @@ class Launch(Section):
             yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
 
     def accelerator_for(self, gpu: str | None) -> str | None:
-        """Return SkyPilot's name of the GPU to rent, or None for a CPU machine.
+        """Return SkyPilot's name of the GPU to rent: `accelerator` if set, else that of `gpu`.
 
-        gpu: `hardware.gpu`, used if `accelerator` is not set.
+        gpu: `hardware.gpu`. Returns None, for a CPU machine, if it is None or not in `SKYPILOT`.
         """
         return self.accelerator or SKYPILOT.get((gpu or "").lower())
 

@@ -153,7 +153,10 @@ def pipeline(train, mesh):
 
 @torch.no_grad()
 def load_weights(model, sharding, weights) -> None:
-    """Copy this rank's shards of full canonical weights into its model."""
+    """Copy this rank's shards of the weights into its model; padding rows become zero.
+
+    sharding: the model's ParamSharding. weights: full tensors by canonical name.
+    """
     from runtime.distributed.param_sharding import local_shard
 
     for name, parameter in model.named_parameters():

@@ -100,11 +100,12 @@ class LayoutComparison:
 
 
 def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[LayoutComparison]:
-    """Yield the comparison of each layout with one rank, as soon as it is complete.
+    """Run a small twin of a spec in each parallel layout; yield each comparison with one rank.
 
-    One rank itself is compared with the eager reference in float64.
+    One rank itself is compared with the eager reference in float64; if it fails to run, its
+    comparison is the only one.
 
-    counts: numbers of ranks whose layouts are run. emit: returns the emitted files of a spec.
+    counts: numbers of ranks, keys of `LAYOUTS`. emit: returns the emitted files of a spec.
     """
     twin, fixed_sets = divisible_twin(spec), saved_sets(spec)
     objective = Objective(twin.finetune)

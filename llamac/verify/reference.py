@@ -229,7 +229,10 @@ class Reference(nn.Module):
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        """Return the output of the feed-forward network, gated (w1, w3, w2) or plain (w1, w2)."""
+        """Return the feed-forward network's output, B S D -> B S D.
+
+        It is w2 f(w1 x), or w2 (f(w1 x) * w3 x) if gated. name: prefix of its weights' names.
+        """
         hidden = ACTIVATIONS[self.model.activation](self.linear(f"{name}.w1", x))  # B S F
         if self.model.activation in GATED:
             hidden = hidden * self.linear(f"{name}.w3", x)
@@ -281,7 +284,8 @@ class Reference(nn.Module):
 
         For dpo, return the log-probability of each sequence [B] instead.
 
-        labels: the next tokens, int64 [B, S]; PADDING marks positions without a target.
+        tokens: int64 [B, S]. labels: the next tokens, int64 [B, S]; PADDING marks positions without
+        a target.
         """
         scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()
         if self.finetune is not None and self.finetune.is_dpo:

@@ -38,7 +38,9 @@ Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
 class Verdict:
     """Comparison of one stage with the reference.
 
-    errors: relative error of each output by name. problem: error that prevented outputs, or "".
+    stage: the pass whose Program was run, or the emitted `model.py` or `inference.py`.
+    errors: relative error of each output by name; gradients are named `d <parameter>`.
+    problem: message of the error that prevented outputs, or "".
     """
 
     stage: str

@@ -40,9 +40,10 @@ def load_sets(
 
 
 def task_names(tasks: str, extra: tuple[str, ...] = (HELDOUT,)) -> list[str]:
-    """Return the distinct task names of --tasks. Raises typer.BadParameter for unknown ones.
+    """Return the distinct task names of --tasks, a comma-separated list.
 
-    extra: names allowed in addition to the tasks.
+    extra: names allowed in addition to `TASKS`. Raises typer.BadParameter if a name is unknown or
+    there is none.
     """
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     known = [*TASKS, *extra]

@@ -10,7 +10,10 @@ from threading import current_thread, main_thread
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM raise KeyboardInterrupt, unless the process handles or ignores it."""
+    """Context manager in which SIGTERM raises KeyboardInterrupt.
+
+    It does nothing if the process handles or ignores SIGTERM, or outside the main thread.
+    """
     if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return

@@ -57,7 +57,7 @@ def require_memory(spec: Spec, program: Program) -> None:
 
 
 def machine_memory() -> int:
-    """Return the memory of this machine, or the limit of its container, in bytes."""
+    """Return the memory of this machine in bytes, or its container's limit if that is lower."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:

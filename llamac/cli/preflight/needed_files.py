@@ -25,7 +25,10 @@ def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterat
 
 
 def missing_elsewhere(spec: Spec) -> list[str]:
-    """Return messages about missing paths of a shipped spec, whose data may be elsewhere."""
+    """Return a message for each missing path that a spec shipped with llamac sets.
+
+    `missing_files` leaves them out: the data of a shipped spec may be on another machine only.
+    """
     document = spec.document
     if document is None:
         return []

@@ -55,9 +55,10 @@ SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
 def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Return tokenizer.json and tokenizer_config.json, as bytes by file name.
+    """Convert a GGUF file's tokenizer to tokenizer.json and tokenizer_config.json.
 
-    The result is empty if the metadata has no tokenizer. where: the GGUF file, for messages.
+    Returns their contents by file name, or {} if the metadata has no tokenizer.
+    metadata: key-value pairs of the GGUF file. where: its path, for messages.
     Raises ConversionError for a tokenizer that is incomplete or of an unsupported kind.
     """
     kind = metadata.get(f"{KEY}model")

@@ -36,7 +36,7 @@ def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
 
 
 def is_sentencepiece(tokenizer: Tokenizer) -> bool:
-    """Return whether a tokenizer is a SentencePiece model, not one of the subclasses."""
+    """Return whether a tokenizer is a SentencePiece model, not a JsonTokenizer."""
     return type(tokenizer) is Tokenizer
 
 

@@ -36,7 +36,9 @@ _SECTIONS = frozenset(
 def expand_macros(text: str) -> str:
     """Expand the macros that a text defines, and remove their definitions.
 
-    Definitions that cannot be parsed, and macros nested deeper than DEPTH, stay unchanged.
+    Definitions that cannot be parsed, and macros nested deeper than DEPTH, stay unchanged. Macros
+    that redefine a section command, contain `@` or are longer than BODY are not expanded. Expansion
+    ends once GROWTH times the text's length plus SLACK characters have been scanned or inserted.
     """
     expander = _Expander(GROWTH * len(text) + SLACK)
     return expander.expand(text, frozenset())

@@ -27,7 +27,10 @@ PAGE_RECORDS = frozenset(("response", "resource", "conversion"))
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield pages with their main content only."""
+    """Yield the pages in a file or directory, reduced to their main content; see `pages`.
+
+    source: unused. skipped: counts what is left out.
+    """
     return pages(path, True, skipped)
 
 

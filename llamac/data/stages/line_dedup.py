@@ -80,7 +80,8 @@ class Repeats:
     """Survey that removes repeated pieces of documents, such as lines, identified by keys.
 
     min_chars: shorter documents are rejected. keep_first: keep the first occurrence of a piece.
-    keys(text): function that returns a key for each piece, uint64 [pieces]; 0: never dropped.
+    keys(text): function that returns a key for each piece, uint64 [pieces]. Pieces with equal keys
+    are repeats, except those with key 0, which are never removed.
     without(text, mask): function that removes the pieces with a true `mask`, bool [pieces].
     unit: what messages call a piece.
     """

@@ -33,9 +33,12 @@ def build(stage: NearDedup) -> Survey:
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """Return (number of bands, rows per band) with the most rows that reach the required recall.
+    """Return (number of bands, rows per band) of the MinHash signatures.
 
-    More rows per band give fewer candidate pairs of low similarity.
+    Rows per band are the most with which a pair of similarity `threshold` is a candidate with
+    probability `RECALL_AT_THRESHOLD`, or 1: more rows give fewer candidates of low similarity.
+
+    threshold: Jaccard similarity. permutations: number of hashes in a signature.
     """
     for rows in range(permutations, 1, -1):
         if 1 - (1 - threshold**rows) ** (permutations // rows) >= RECALL_AT_THRESHOLD:

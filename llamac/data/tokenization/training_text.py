@@ -34,9 +34,11 @@ def is_counted(work: Path, plan: SourcePlan) -> bool:
 
 
 def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
-    """Write a part's training lines, in proportion to its share of the source's text.
+    """Sample a part's lines for training the tokenizer and write them to a file under `work`.
 
-    Held-out documents are excluded.
+    The sample has `train_bytes` times the source's share times the part's share of its text, which
+    `count_text` has recorded, or the whole text if that is less. Held-out documents are excluded.
+    An undamaged file is kept.
     """
     path = _lines_path(work, plan, part)
     sizes = read_note_or_empty(_counts_path(work, plan))["bytes"]

@@ -134,8 +134,9 @@ def same_math(answer: str, question: Question) -> bool:
 def read_humaneval(row: Row) -> Question:
     """Read a row of HumanEval: a prompt, a test that defines check(candidate), the function's name.
 
-    The prompt's final line break is removed, as in bigcode-evaluation-harness: many tokenizers have
-    one token for a line break with its indentation, which a model could not generate otherwise.
+    White space at the prompt's end is removed, as in bigcode-evaluation-harness: many tokenizers
+    have one token for a line break with its indentation, which a model could not generate
+    otherwise. Raises BadRowError if a field is missing.
     """
     prompt = text_field(row, "prompt").rstrip()
     check = f"\n{text_field(row, 'test')}\n\ncheck({text_field(row, 'entry_point')})\n"
@@ -143,7 +144,11 @@ def read_humaneval(row: Row) -> Question:
 
 
 def read_mbpp(row: Row) -> Question:
-    """Read a row of MBPP: a task, tests, and a solution."""
+    """Read a row of MBPP: a task, tests, and a solution.
+
+    The prompt shows the tests and ends with [BEGIN], as in Austin et al. 2021; the solution ends
+    with [DONE]. Raises BadRowError if a field is missing.
+    """
     tests = list_field(row, "test_list", min_length=1)
     task = row.get("text") or text_field(row, "prompt")
     prompt = (

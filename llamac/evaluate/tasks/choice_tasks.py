@@ -77,7 +77,8 @@ def read_hellaswag(row: Row) -> Question:
 def read_winogrande(row: Row) -> Question:
     """Read a row of WinoGrande: a sentence with a gap, and two options.
 
-    Each option is put into the gap, and the text after it is scored.
+    Each option is put into the gap, and the text after it is scored. Raises BadRowError if the
+    sentence has no gap `_` with text after it.
     """
     sentence, options = (
         text_field(row, "sentence"),

@@ -19,11 +19,14 @@ class BadRowError(ValueError):
 class Question:
     """A question: its prompt, and its choices or right answers.
 
-    prompt: the model's input. choices: possible answers as they continue the prompt, including a
-    leading space. gold: index of the right choice. prompts: one per choice, if they differ
-    (WinoGrande). answers: right answers of a free-form question. subject: few-shot examples are of
-    the same subject. check: program that tests code. solution: right answer in examples, if it is
-    not the gold choice.
+    prompt: the model's input.
+    choices: possible answers as they continue the prompt, including a leading space.
+    gold: index of the right choice.
+    prompts: one per choice, if they differ (WinoGrande).
+    answers: right answers of a free-form question.
+    subject: topic, such as MMLU's; few-shot examples have the same one.
+    check: Python source that is appended to generated code and raises if the code is wrong.
+    solution: answer shown if the question is a few-shot example; "" shows the gold choice.
     """
 
     prompt: str

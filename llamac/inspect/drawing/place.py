@@ -78,9 +78,9 @@ def heights_of(sheet: Sheet) -> dict[str, float]:
 
 
 def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placement:
-    """Place rows from top to bottom, each as high as its highest stack of boxes.
+    """Place the rows of a diagram from top to bottom, each as high as its highest stack of boxes.
 
-    extra: additional space above a row, by row number.
+    columns: all columns, from left to right. extra: additional pixels above a row, by row number.
     """
     stacks: dict[int, dict[Column, list[Box]]] = {}
     for box in sheet.boxes:

@@ -81,7 +81,10 @@ def open_image(width: float, height: float, title: str) -> Iterator[str]:
 
 
 def open_embedded(width: float, height: float, title: str) -> str:
-    """Return the opening tag of an SVG element in a page, whose CSS classes set the colours."""
+    """Return the opening tag of an SVG element in an HTML page, which the page's CSS colours.
+
+    width, height: in pixels. title: the label that screen readers read out.
+    """
     w, h = _n(width), _n(height)
     return (
         f'<svg class="drawing" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="group" '

@@ -49,7 +49,7 @@ class LiveMemory:
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """Run an op: allocate its results, then free values that no remaining op reads."""
+        """Run an op: add its results to `nbytes`, then subtract values that no later op reads."""
         self.nbytes = self.bytes_during(node)
         for base, readers in self._read(node):
             readers.discard(node)

@@ -74,7 +74,7 @@ def candidate_sets(region: Region, timing: TimingModel) -> list[SavedSet]:
 
 
 def all_saved_sets(region: Region, timing: TimingModel) -> Iterator[SavedSet]:
-    """Yield every saved set whose values the backward pass reads, with its cost.
+    """Yield every saved set in which the backward pass reads each value, with the set's cost.
 
     Unlike `candidate_sets`, this includes dominated sets. region: a region after `differentiate`.
     """

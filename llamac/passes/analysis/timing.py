@@ -102,7 +102,7 @@ class Span:
 
     @property
     def kind(self) -> Literal["compute", "collective"]:
-        """Whether the op is a collective."""
+        """`collective` if the op runs on a mesh axis, else `compute`."""
         return "compute" if self.lane == COMPUTE else "collective"
 
 

@@ -222,7 +222,7 @@ class StepModel:
         return tokens * spec.model.dim * spec.precision.item_size
 
     def data_parallel(self, rank: int) -> DataParallel:
-        """Return the data-parallel transfers of a pipeline rank."""
+        """Return the model of a pipeline rank's data-parallel transfers: gathers and reductions."""
         return DataParallel(
             cost=self.cost,
             parameters=self.parameters(rank),

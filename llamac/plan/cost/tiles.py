@@ -24,11 +24,13 @@ UNALIGNED = 3.0
 
 @lru_cache(maxsize=65536)
 def tile_overhead(rows: int, columns: int, inner: int, units: int, fill: float) -> float:
-    """Return a matmul's time relative to the ideal of a very large one, at least 1.
+    """Return a matmul's time relative to that at the speed of a very large one, at least 1.
 
-    Tiles run in waves of `units`, of which the last may be nearly empty; the best tile size is
-    used, as cuBLAS's heuristics do. units: multiprocessors. fill: elements of the inner dimension
-    in which a tile's pipeline fills.
+    Tiles run in waves of `units`, of which the last may be nearly empty; the best tile size and
+    split-K factor are used, as cuBLAS's heuristics do. Unaligned sizes cost a factor `UNALIGNED`.
+
+    rows, columns, inner: sizes M, N and K of [M, K] @ [K, N]. units: multiprocessors.
+    fill: elements of K that would take as long as a tile's pipeline takes to fill.
     """
     best = float("inf")
     for high, wide, rate in TILES:

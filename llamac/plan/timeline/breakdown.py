@@ -187,7 +187,10 @@ def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[s
 
 
 def link_of(device: Device, ranks: int, stride: int) -> str:
-    """Return the slowest link that a group crosses: WITHIN or BETWEEN."""
+    """Return the slowest link that a group of ranks uses: WITHIN a node or BETWEEN nodes.
+
+    ranks: size of the group. stride: distance in ranks between neighbours of the group.
+    """
     return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
 
 

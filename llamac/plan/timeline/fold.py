@@ -12,10 +12,10 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Fold:
-    """Omitted part of a step.
+    """Interval that the picture of a step omits.
 
-    begin, end: its bounds in seconds; both are the step's end if nothing is omitted.
-    hidden: number of omitted turns in each direction.
+    begin, end: its bounds in seconds from the step's start; both are the step's end if nothing is
+    omitted. hidden: number of omitted forward passes, and as many backward passes.
     """
 
     begin: float

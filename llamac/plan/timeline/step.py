@@ -89,7 +89,10 @@ class StepTimeline:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """Return all events; those of one lane are in chronological order."""
+        """Return the computations, transfers and waits of this rank in one step.
+
+        Events of one lane are in chronological order.
+        """
         return tuple(_EventLayout(self).all())
 
 

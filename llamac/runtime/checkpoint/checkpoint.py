@@ -173,7 +173,9 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 
 def load(path: Path, tensors: Tensors, ranks: Ranks = SINGLE_RANK) -> dict[str, Any]:
-    """Load a checkpoint of any layout into `tensors` in place; return its state.
+    """Load a checkpoint into `tensors` in place; return its state.json, parsed.
+
+    The run that saved it may have had another parallel layout. path: the step's directory.
 
     All ranks call this, each with its own parts of the tensors. Raises RunError on all ranks if any
     of them cannot read all its parts.

@@ -23,7 +23,15 @@ def ignore_progress(stage: str, done: int) -> None:
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """The arguments of `token_shards.prepare`; `root` is its directory."""
+    """Arguments of one preparation, as `token_shards.prepare` documents them.
+
+    root: directory of the prepared data.
+    sources: `[[data.source]]` tables. tokenizer: `[tokenizer]` table.
+    vocab_size: the model's vocabulary. validation: fraction of documents held out.
+    shard_tokens: tokens per shard. seed: of the validation split and of the tokenizer's sample.
+    progress: called with (activity, bytes of text done).
+    context: largest number of tokens of a conversation, for supervised data.
+    """
 
     root: Path
     sources: list[dict[str, Any]]
@@ -64,9 +72,9 @@ class PrepareJob:
         return stored
 
     def is_held_out(self, data: bytes) -> bool:
-        """Return whether a document is in the validation split, which depends on its hash alone.
+        """Return whether a document is in the validation split.
 
-        data: the document in UTF-8.
+        This depends only on its content, `seed` and `validation`. data: the document in UTF-8.
         """
         digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
         return int.from_bytes(digest, "little") < self.validation * 2**64

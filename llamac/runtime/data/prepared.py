@@ -212,7 +212,10 @@ def is_signed(manifest: dict[str, Any]) -> bool:
 
 
 def document_end(manifest: dict[str, Any]) -> int:
-    """Return the value stored at the end of each document: EOS, or PADDING in supervised data."""
+    """Return the token stored at the end of each document: EOS, or PADDING in supervised data.
+
+    manifest: the manifest of the prepared data.
+    """
     return PADDING if is_signed(manifest) else manifest["tokenizer"]["eos"]
 
 

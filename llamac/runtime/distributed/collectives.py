@@ -111,7 +111,7 @@ def all_reduce_wait(started: Tensor, axis: str) -> Tensor:
 
 
 def all_reduce(x: Tensor, axis: str) -> Tensor:
-    """Return the elementwise sum of `x` over ranks."""
+    """Return the elementwise sum of `x` over the ranks of a mesh axis; `x` is unchanged."""
     return all_reduce_wait(all_reduce_start(x, axis), axis)
 
 

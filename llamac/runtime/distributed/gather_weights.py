@@ -56,10 +56,12 @@ def gather_weights(
 ) -> Any:
     """Gather the weights on rank 0's CPU, one tensor at a time; return the model there.
 
-    All ranks call this; the others get None. make: creates the uninitialised unsharded model on the
-    CPU. packed: its parameter → canonical pieces. chunks: canonical name → this rank's part; of
-    copies, the lowest rank sends its own. If rank 0's free memory is too small, it reports this to
-    `log` and gets None too.
+    All ranks call this; the others get None. If rank 0's free memory is too small, it reports this
+    to `log` and gets None too.
+
+    make: creates the uninitialised unsharded model on the CPU.
+    packed: its parameters' names → the canonical pieces stacked in each.
+    chunks: canonical name → this rank's part. If several ranks hold a part, the lowest sends it.
     """
     with torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())

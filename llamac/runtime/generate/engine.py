@@ -41,7 +41,7 @@ class Steps(Protocol):
 
 @dataclass
 class GenerationSpeed:
-    """Numbers of prompt and generated tokens, and the seconds that each took."""
+    """Numbers of prompt tokens and of generated tokens, and the seconds that each took in total."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0

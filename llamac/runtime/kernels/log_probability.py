@@ -26,7 +26,10 @@ Score = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 def full_vocab_score(
     logits: Tensor, targets: Tensor, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Score logits of the whole vocabulary: the `score` of an unsharded model."""
+    """Return log-probabilities of targets [n] under logits [n, V], and their errors: a `Score`.
+
+    The errors are softmax(logits) - one_hot(targets) [n, V], or None unless `gradient` is set.
+    """
     log_total = logits.logsumexp(-1, keepdim=True)
     target = targets.unsqueeze(-1)
     scores = (logits.gather(-1, target) - log_total).squeeze(-1)

@@ -72,7 +72,10 @@ def load_kernel() -> ctypes.CDLL | None:
 
 
 def has_panels(weight: Tensor) -> bool:
-    """Return whether `pack_weight` arranges this weight in panels."""
+    """Return whether `pack_weight` arranges a weight in panels, for llamac's own kernel.
+
+    This is so for float32 on a CPU if the kernel can be compiled.
+    """
     return weight.is_cpu and weight.dtype == torch.float32 and load_kernel() is not None
 
 

@@ -54,7 +54,8 @@ def _field(number: int, value: bytes) -> bytes:
 def fields(data: bytes) -> Iterator[tuple[int, Any, bytes]]:
     """Yield (field number, value, bytes of the whole field) of a protobuf message.
 
-    The value is an int for varints, else bytes. Raises ValueError if the data is truncated.
+    The value is an int for varints, else bytes. Raises ValueError if the data is truncated or not a
+    protobuf.
     """
     at = 0
     while at < len(data):

@@ -32,9 +32,9 @@ MEANS = ("loss", "reward_chosen", "reward_rejected", "reward_accuracy")
 
 
 def count_pairs(labels: Tensor) -> Tensor:
-    """Return the number of a batch's pairs that are not only padding, an int64 scalar.
+    """Return the number of pairs in a batch that are not only padding, an int64 scalar.
 
-    labels: int64 [2n, S].
+    labels: int64 [2n, S]; rows 2i and 2i + 1 are the chosen and rejected sequence of pair i.
     """
     return _counted(labels).sum()
 

@@ -138,7 +138,7 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
 
 
 def layout_problems(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
-    """Return a message for each key of [parallel] that makes a layout impossible.
+    """Return why a layout is impossible: a message by key of [parallel], or {} if it is possible.
 
     layout: tensor and context degree. sequence: whether sequence parallelism is used.
     """

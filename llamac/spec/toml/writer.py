@@ -10,7 +10,11 @@ from llamac.spec.validation.errors import toml_key
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """Return a document as TOML text. Top-level tables are written as sections."""
+    """Return a document as TOML text.
+
+    Top-level tables are written as sections, and lists of tables in them as arrays of tables
+    (`[[data.source]]`). Deeper tables are inline. Values must not be None, which TOML lacks.
+    """
     return "\n".join(_lines(document)) + "\n"
 
 

@@ -145,7 +145,7 @@ def join_options(options: Iterable[Any]) -> str:
 
 
 def nearest_multiples(value: int, of: int) -> list[int]:
-    """Return the nearest positive multiples of `of`: at or below a value, and above it."""
+    """Return the nearest multiples of `of` at or below `value` and above it, omitting zero."""
     below = value // of * of
     return [multiple for multiple in (below, below + of) if multiple > 0]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 def seen_keys(
     queries: Tensor, keys: Tensor, starts: Tensor | None = None, window: int | None = None
 ) -> Tensor:
-    """Return the causal mask of keys that each query attends to: bool [B, Q, K].
+    """Return the causal attention mask, bool [B, Q, K]: true where a query attends to a key.
 
     queries, keys: positions, int64 [B, Q] and [K]. starts: position at which each query's document
     begins, int64 [B, Q]; earlier keys are masked. window: number of positions that a query attends
