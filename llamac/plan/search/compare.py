@@ -207,8 +207,8 @@ def _bubble(a: Side, b: Side) -> str:
             return "no pipeline"
         virtual = f" / {layout.pipeline_virtual}" if layout.pipeline_virtual > 1 else ""
         return (
-            f"({layout.pipeline} - 1){virtual} turns of waiting to {side.micro_batches} "
-            f"micro-batches, {percent(side.bubble)}"
+            f"a bubble of ({layout.pipeline} - 1){virtual} micro-batches to {side.micro_batches} "
+            f"computed, {percent(side.bubble)}"
         )
 
     return f"A has {of(a)}; B has {of(b)}"
@@ -227,7 +227,8 @@ def _shared(a: Side, b: Side) -> str:
     def of(side: Side) -> str:
         layout = side.layout
         share = layout.data_shard * layout.context
-        return f"{digits(side.prediction.per_rank / 1e9)}B parameters among {share:,} ranks"
+        sharded = f"sharded over {share:,} ranks" if share > 1 else "on every rank"
+        return f"{digits(side.prediction.per_rank / 1e9)}B parameters {sharded}"
 
     return f"in A {of(a)}, in B {of(b)}"
 

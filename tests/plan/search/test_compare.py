@@ -54,9 +54,9 @@ def test_one_that_does_not_fit_is_said_before_all() -> None:
     ("first", "second", "words"),
     [
         ("tp2,mb1,selective", "tp2,mb1,full", "(selective against full)"),
-        ("pp2,vpp4,mb1,none", "pp8,mb1,none", "(8 - 1) turns of waiting to"),
+        ("pp2,vpp4,mb1,none", "pp8,mb1,none", "a bubble of (8 - 1) micro-batches to"),
         ("tp2,mb1,none", "tp8,mb1,none", "tp 8 sends"),
-        ("dp64,mb1,selective", "rep64,mb1,selective", "parameters among 1 ranks"),
+        ("dp64,mb1,selective", "rep64,mb1,selective", "parameters on every rank"),
         ("mb1,full", "mb8,none", "keeps none's of 8 sequences"),
     ],
 )
