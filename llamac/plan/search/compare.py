@@ -248,9 +248,10 @@ def _gathered(a: Side, b: Side) -> str:
 def _activations(a: Side, b: Side) -> str:
     def of(side: Side) -> str:
         layout = side.layout
-        flying = f", {layout.pipeline} or more micro-batches at once" * (layout.pipeline > 1)
+        in_flight = f", {layout.pipeline} or more micro-batches at once" * (layout.pipeline > 1)
         split = layout.tensor * layout.context
-        return f"keeps {layout.checkpoint}'s of {_share(layout.micro_batch, split)}{flying}"
+        sequences = _share(layout.micro_batch, split)
+        return f"saves those of {sequences} (checkpointing {layout.checkpoint}){in_flight}"
 
     return f"A {of(a)}; B {of(b)}"
 

@@ -57,7 +57,7 @@ def test_one_that_does_not_fit_is_said_before_all() -> None:
         ("pp2,vpp4,mb1,none", "pp8,mb1,none", "a bubble of (8 - 1) micro-batches to"),
         ("tp2,mb1,none", "tp8,mb1,none", "tp 8 sends"),
         ("dp64,mb1,selective", "rep64,mb1,selective", "parameters on every rank"),
-        ("mb1,full", "mb8,none", "keeps none's of 8 sequences"),
+        ("mb1,full", "mb8,none", "saves those of 8 sequences (checkpointing none)"),
     ],
 )
 def test_what_differs_is_explained(first: str, second: str, words: str) -> None:
