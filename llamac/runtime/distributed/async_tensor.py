@@ -6,7 +6,8 @@ et al. 2023, "Overlap communication with dependent computation via decomposition
 the collective and the matmul run one after the other, with the same result.
 
 All n ranks of mesh axis `axis` call these functions together. O and I are the sizes of this rank's
-part of the weight.
+part of the weight. On CUDA, the first call on an axis raises RunError if its GPUs have no access to
+each other's memory.
 """
 
 from __future__ import annotations

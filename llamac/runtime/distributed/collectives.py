@@ -16,12 +16,14 @@ from torch import Tensor
 
 
 class Group(Protocol):
-    """The ranks along one mesh axis, of which this process has number `rank`."""
+    """The ranks along one mesh axis, and their collectives. size: number of ranks."""
 
     size: int
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Return this process's number along the axis, from 0."""
+        ...
 
     def start_all_gather(self, x: Tensor) -> Tensor:
         """Start to concatenate the ranks' parts along dim 0: [n, ...] → [size · n, ...]."""
@@ -32,7 +34,7 @@ class Group(Protocol):
         ...
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
-        """Start the elementwise reduction over ranks. operation: "sum" or "max"."""
+        """Start the elementwise reduction of `x` over ranks. operation: "sum" or "max"."""
         ...
 
     def wait(self, x: Tensor) -> Tensor:
@@ -41,7 +43,10 @@ class Group(Protocol):
 
 
 class ProcessGroup:
-    """`Group` over the process group of torch.distributed that has the given name."""
+    """`Group` over a process group of torch.distributed, given by its registered name.
+
+    size: number of its ranks. rank: this process's number in it.
+    """
 
     def __init__(self, name: str, size: int, rank: int) -> None:
         self.name, self.size, self.rank = name, size, rank
@@ -60,16 +65,22 @@ class ProcessGroup:
 
 
 GROUPS: dict[str, Group] = {}
-"""This process's group on each mesh axis of more than one rank; `Mesh` fills it."""
+"""This process's group on the axes `cp` and `tp`, if of more than one rank; `Mesh` fills it."""
 
 
 def all_gather_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Start to concatenate the ranks' parts of `x` along `dim`; return a handle."""
+    """Start to concatenate the ranks' parts of `x` along `dim`; return a handle.
+
+    axis: mesh axis of the ranks, a key of `GROUPS`.
+    """
     return GROUPS[axis].start_all_gather(x.contiguous())
 
 
 def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Return the result of an all-gather, concatenated along `dim`. started: its handle."""
+    """Return the result of an all-gather, concatenated along `dim`.
+
+    started: handle from `all_gather_start`. axis, dim: as given to it.
+    """
     group = GROUPS[axis]
     gathered = group.wait(started)
     if dim == 0:
@@ -78,12 +89,18 @@ def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def all_gather(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Concatenate the ranks' parts of `x` along `dim`: [..., n, ...] → [..., size · n, ...]."""
+    """Concatenate the ranks' parts of `x` along `dim`: [..., n, ...] → [..., size · n, ...].
+
+    axis: mesh axis of the ranks, a key of `GROUPS`.
+    """
     return all_gather_wait(all_gather_start(x, axis, dim), axis, dim)
 
 
 def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Start to sum `x` over ranks, each of which gets its part along `dim`; return a handle."""
+    """Start to sum `x` over an axis's ranks, each of which gets its part along `dim`.
+
+    Returns a handle.
+    """
     group = GROUPS[axis]
     if dim != 0:
         x = x.unflatten(dim, (group.size, -1)).movedim(dim, 0).flatten(0, 1)
@@ -91,22 +108,28 @@ def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def reduce_scatter_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Return this rank's part of the sum of a reduce-scatter. started: its handle."""
+    """Return this rank's part of the sum of a reduce-scatter.
+
+    started: handle from `reduce_scatter_start`. axis, dim: as given to it.
+    """
     return GROUPS[axis].wait(started)
 
 
 def reduce_scatter(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Sum `x` over ranks; return this rank's part: [..., size · n, ...] → [..., n, ...]."""
+    """Sum `x` over an axis's ranks; return this rank's part along `dim`.
+
+    [..., size · n, ...] → [..., n, ...]; `x` is unchanged.
+    """
     return reduce_scatter_wait(reduce_scatter_start(x, axis, dim), axis, dim)
 
 
 def all_reduce_start(x: Tensor, axis: str) -> Tensor:
-    """Start to sum `x` over ranks; return a handle."""
+    """Start to sum `x` over the ranks of a mesh axis; return a handle for `all_reduce_wait`."""
     return GROUPS[axis].start_all_reduce(x.contiguous(), "sum")
 
 
 def all_reduce_wait(started: Tensor, axis: str) -> Tensor:
-    """Return the sum of an all-reduce. started: its handle."""
+    """Return the sum of an all-reduce. started: handle from `all_reduce_start`."""
     return GROUPS[axis].wait(started)
 
 
@@ -116,19 +139,25 @@ def all_reduce(x: Tensor, axis: str) -> Tensor:
 
 
 def all_reduce_max(x: Tensor, axis: str) -> Tensor:
-    """Return the elementwise maximum of `x` over ranks."""
+    """Return the elementwise maximum of `x` over the ranks of a mesh axis; `x` is unchanged."""
     group = GROUPS[axis]
     return group.wait(group.start_all_reduce(x.contiguous(), "max"))
 
 
 def take_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Return this rank's part of a replicated x: [..., size · n, ...] → [..., n, ...], a view."""
+    """Return this rank's part along `dim` of a replicated x, a view.
+
+    [..., size · n, ...] → [..., n, ...]. axis: mesh axis of the ranks.
+    """
     group = GROUPS[axis]
     return x.chunk(group.size, dim)[group.rank]
 
 
 def place_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Return this rank's part amid zeros: [..., n, ...] → [..., size · n, ...], a partial sum."""
+    """Return this rank's part x amid zeros along `dim`, a partial sum of the full tensor.
+
+    [..., n, ...] → [..., size · n, ...]. axis: mesh axis of the ranks.
+    """
     group = GROUPS[axis]
     parts = [torch.zeros_like(x)] * group.size
     parts[group.rank] = x

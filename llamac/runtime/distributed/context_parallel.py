@@ -19,6 +19,7 @@ from ..kernels.numerics import upcast
 from .collectives import GROUPS
 
 Kernel = Callable[..., tuple[Tensor, ...]]
+"""Attention function, such as `attention_sdpa.attention`, or its backward."""
 
 
 def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
@@ -31,7 +32,10 @@ def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
 
 
 def position_order(x: Tensor, dim: int, size: int) -> Tensor:
-    """Reorder positions (dimension `dim`) from first to last: the inverse of `rank_order`."""
+    """Reorder positions (dimension `dim`) from first to last: the inverse of `rank_order`.
+
+    size: number of context ranks.
+    """
     chunks = x.chunk(2 * size, dim)
     return torch.cat([*chunks[::2], *reversed(chunks[1::2])], dim)
 
@@ -47,10 +51,10 @@ def context_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attend causally from this rank's queries to all keys, or to the last `window` of them.
 
-    q: this rank's positions, [B, S/n, H, D]. k, v: all positions in order, [B, S, K, D]. kernel:
-    an attention function, called for each range of keys that a chunk attends to, as
-    `kernel(q, k, v, scale, causal=…)` or with `window=…` instead of `causal`. Returns (out
-    [B, S/n, H, D], log-sum-exp [B, H, S/n]).
+    q: this rank's positions, [B, S/n, H, D]. k, v: all positions in order, [B, S, K, D]. axis: mesh
+    axis of the n context ranks. scale: factor of the scores. kernel: an attention function,
+    called for each range of keys that a chunk attends to, as `kernel(q, k, v, scale, causal=…)` or
+    with `window=…` instead of `causal`. Returns (out [B, S/n, H, D], log-sum-exp [B, H, S/n]).
     """
     outs, logsumexps = [], []
     for chunk, start in zip(q.chunk(2, 1), _starts(q, axis), strict=True):
@@ -80,8 +84,9 @@ def context_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return d_q and this rank's partial sums of d_k and d_v, shaped as q, k and v.
 
-    kernel: backward of `context_attention`'s. As `logsumexp` is over all keys, the gradients of the
-    key ranges need no rescaling; they are summed in float32 or wider.
+    kernel: backward of `context_attention`'s kernel. d_out: gradient of `out`. out, logsumexp: its
+    results; the other arguments are those of that call. As `logsumexp` is over all keys, the
+    gradients of the key ranges need no rescaling; they are summed in float32 or wider.
     """
     d_queries = []
     d_k, d_v = (torch.zeros_like(x, dtype=upcast(x).dtype) for x in (k, v))

@@ -34,9 +34,10 @@ def generate_sample_on_first(
     """Call `generate_sample` on rank 0 with gathered weights, while the other ranks wait.
 
     All ranks call this. chunks: canonical name → this rank's part of a weight. model: class of the
-    unsharded model. packed: its parameter → canonical pieces. dtype: dtype of its weights.
-    inference, arguments, sampling: arguments of `generate_sample` but the model. Returns None on
-    the other ranks, and on rank 0 if its memory is too small for the weights.
+    unsharded model. packed: name of its packed parameter → the canonical pieces in it. dtype: dtype
+    of its weights. inference, arguments, sampling: arguments of `generate_sample` except the model.
+    Returns the text on rank 0, or None if its memory is too small for the weights; None on the
+    other ranks.
     """
     make = partial(model, dtype=dtype)
     gathered = gather_weights(make, packed, chunks, mesh.ranks, mesh.log)
@@ -56,8 +57,8 @@ def gather_weights(
 ) -> Any:
     """Gather the weights on rank 0's CPU, one tensor at a time; return the model there.
 
-    All ranks call this; the others get None. If rank 0's free memory is too small, it reports this
-    to `log` and gets None too.
+    All ranks call this; all but rank 0 get None. If rank 0 has less free memory than MEMORY_MARGIN
+    times the weights' size, it gets None too, and each rank calls `log` with a message.
 
     make: creates the uninitialised unsharded model on the CPU.
     packed: its parameters' names → the canonical pieces stacked in each.

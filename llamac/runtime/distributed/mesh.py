@@ -34,21 +34,29 @@ from .replicas import Replicas
 
 
 class Sequences(Protocol):
-    """Source of numbered training sequences, such as `runtime.data.mixture.Mixture`."""
+    """Source of numbered training sequences, such as `runtime.data.mixture.Mixture`.
 
-    padding_input: int  # id of the token that replaces padding in inputs
+    padding_input: id of the token that replaces padding in inputs, or PADDING to keep it.
+    """
+
+    padding_input: int
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return the `count` sequences from each of n starts: int64 [n · count, length + 1]."""
+        """Return `count` sequences from each of n starts: int64 [n · count, length + 1].
+
+        starts: numbers of their first sequences. length: tokens per sequence.
+        """
         ...
 
 
 class Mesh:
     """The device mesh as seen from this rank. Create it with `start_mesh`.
 
-    degrees: mesh axis → number of ranks along it. coordinates: mesh axis → this rank's position.
-    ranks: all ranks over a separate gloo group. Methods that reduce are collectives, which all
-    ranks must call; a mesh of one rank has no process group, and they return their input.
+    degrees: mesh axis → number of ranks along it, outermost first. coordinates: mesh axis → this
+    rank's position. rank, size: this rank's number, and their total. ranks: all ranks over a
+    separate gloo group. fsdp_mesh: mesh over which FSDP shards, or None without FSDP. replicas:
+    gradient reduction over replicas without FSDP, or None. Methods that reduce are collectives,
+    which all ranks must call; a mesh of one rank has no process group, and they return their input.
     """
 
     def __init__(
@@ -101,7 +109,7 @@ class Mesh:
 
     @property
     def data_rank(self) -> int:
-        """Return this rank's data-parallel number, equal on its `cp`, `tp` and `pp` ranks."""
+        """Return this rank's number among `data_ranks`, equal on its `cp`, `tp` and `pp` ranks."""
         return (
             self.coordinates["dp_replicate"] * self.degrees["dp_shard"]
             + self.coordinates["dp_shard"]
@@ -114,17 +122,18 @@ class Mesh:
         return f"{' × '.join(axes)} = {self.size} ranks of {kind}" if axes else kind
 
     def log(self, text: str) -> None:
-        """Print `text` on rank 0."""
+        """Print a line on stdout of rank 0."""
         if self.is_first:
             log(text)
 
     def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
         """Return this rank's [tokens, labels] of a step, int64 [n, positions] on its device.
 
-        start, count: range of the step's sequences over all ranks. Data ranks take `micro_batch`
-        sequences in turn, so a step has the same sequences on any number of ranks. Context ranks
-        get their positions of the same sequences. Labels without a loss are PADDING; among the
-        tokens, padding is `mixture.padding_input`.
+        start, count: number of the step's first sequence, and how many it has over all ranks.
+        micro_batch: sequences per micro-batch of a data rank. Data ranks take `micro_batch`
+        sequences in turn, so a step has the same sequences on any number of ranks; n is the number
+        that this one gets. Context ranks get their positions of the same sequences. Labels without
+        a loss are PADDING; among the tokens, padding is `mixture.padding_input`.
         """
         starts = self.sequence_starts(start, count, micro_batch)
         sequences = to_device(mixture.read_sequences(starts, micro_batch), self.device)
@@ -132,12 +141,18 @@ class Mesh:
         return self.local_positions(tokens, loss_labels(sequences[:, 1:]))
 
     def sequence_starts(self, start: int, count: int, micro_batch: int) -> range:
-        """Return the number of the first sequence of each of this rank's micro-batches."""
+        """Return the number of the first sequence of each of this rank's micro-batches.
+
+        start, count, micro_batch: as in `batch`.
+        """
         begin = start + self.data_rank * micro_batch
         return range(begin, start + count, micro_batch * self.data_ranks)
 
     def local_positions(self, *tensors: Tensor) -> list[Tensor]:
-        """Return this context rank's positions (dim 1) of full sequences, in `rank_order`."""
+        """Return this context rank's positions of each tensor of full sequences, [B, S, …].
+
+        The positions (dim 1) are those of `rank_order`; without context parallelism, all.
+        """
         ranks = self.degrees["cp"]
         if ranks > 1:
             tensors = tuple(take_part(rank_order(x, 1, ranks), "cp", 1) for x in tensors)
@@ -146,8 +161,8 @@ class Mesh:
     def build_model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
         """Build an uninitialised model on this rank's device, with FSDP if the mesh has it.
 
-        make: called as `make(device, dtype)`. Without FSDP, parameters are `dtype`. FSDP keeps
-        trained parameters in fp32 and frozen ones in `dtype`, computes in `dtype`, and sums
+        make: called as `make(device, dtype)`. dtype: dtype of computation. Without FSDP, parameters
+        have it too. FSDP keeps trained parameters in fp32 and frozen ones in `dtype`, and sums
         gradients over its ranks in fp32; each layer's parameters are gathered while the previous
         layer runs. Under pipeline parallelism a stage's parameters stay gathered during a step,
         since gathering them for every micro-batch would take too long.
@@ -188,7 +203,8 @@ class Mesh:
     def set_gradient_sync(self, model: nn.Module, last: bool) -> None:
         """Set whether the next backward pass reduces gradients over data and context ranks.
 
-        last: whether it is a step's last micro-batch; the others accumulate gradients locally.
+        model: from `build_model`. last: whether it is a step's last micro-batch; the others
+        accumulate gradients locally.
         """
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
@@ -196,9 +212,9 @@ class Mesh:
             self.replicas.begin(last)
 
     def wait_for_gradients(self) -> None:
-        """Wait for gradients that the last backward pass reduces over replicas.
+        """Wait for the gradients that the last backward pass reduces over unsharded replicas.
 
-        FSDP waits for its own gradients by itself.
+        Does nothing under FSDP, which waits for its gradients by itself.
         """
         if self.replicas is not None:
             self.replicas.wait()
@@ -223,7 +239,10 @@ class Mesh:
         return total / count.clamp(min=1)
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum a tensor over all ranks; tensor-parallel copies count once. May overwrite x."""
+        """Return the sum of `x` over all ranks, which may overwrite `x`.
+
+        Tensor-parallel copies count once: only ranks with `tp` coordinate 0 contribute.
+        """
         if self.size == 1:
             return x
         x = x if self.coordinates["tp"] == 0 else torch.zeros_like(x)
@@ -249,8 +268,9 @@ class Mesh:
 def start_mesh(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     """Context manager that joins the processes of the run and yields the mesh.
 
-    degrees: mesh axis → number of ranks, outermost first. On CUDA, sets the process's GPU to its
-    LOCAL_RANK. Raises RunError if WORLD_SIZE differs from the mesh's number of ranks.
+    degrees: mesh axis → number of ranks, outermost first. device: "cuda" or "cpu"; with several
+    ranks on CUDA, each uses the GPU of its LOCAL_RANK. Raises RunError if WORLD_SIZE (1 if unset)
+    differs from the mesh's number of ranks.
     """
     expected, started = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
     if started != expected:

@@ -42,8 +42,9 @@ class ParamSharding:
     ) -> Iterator[tuple[str, TensorChunk]]:
         """Yield (canonical name, chunk) of each canonical piece in this rank's part of `parameter`.
 
-        values: local shard of the parameter, or its gradient or state in the same shape; chunks
-        are views of it. Padding rows and pieces that lie on other ranks are left out.
+        name: the model's name of the parameter. values: its local shard, or the shard's gradient or
+        state in the same shape; chunks are views of it. Padding rows and pieces that lie on other
+        ranks are left out.
         """
         rows, first = parameter.shape[0], _first_row(parameter)
         begin = 0
@@ -71,15 +72,21 @@ class ParamSharding:
         return TensorChunk(view, tuple(shape), tuple(offsets))
 
     def replicas_of(self, canonical: str) -> int:
-        """Return how many tensor-parallel ranks have the same part of a canonical parameter."""
+        """Return how many tensor-parallel ranks have the same part of a split parameter.
+
+        canonical: its canonical name.
+        """
         return self.replicas.get(pattern(canonical), 1)
 
     def has_partial_gradient(self, name: str) -> bool:
-        """Return whether a parameter's gradient must be summed over tensor-parallel ranks."""
+        """Return whether a gradient is to be summed over tensor-parallel ranks.
+
+        name: the model's name of a replicated parameter.
+        """
         return pattern(name) in self.partial_gradients
 
     def is_split(self, name: str) -> bool:
-        """Return whether tensor-parallel ranks split a parameter."""
+        """Return whether tensor-parallel ranks split a parameter. name: the model's name of it."""
         return pattern(name) in self.shard_dim
 
 
@@ -97,7 +104,7 @@ def _first_row(parameter: Tensor) -> int:
 
 
 def local_shard(parameter: Tensor) -> Tensor:
-    """Return the local shard of an FSDP parameter or gradient; other tensors unchanged."""
+    """Return this rank's shard of an FSDP parameter or gradient; other tensors unchanged."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
@@ -110,8 +117,9 @@ def initialise_sharded(
 ) -> None:
     """Initialise this rank's parameters in place, to the same values as on a single rank.
 
-    init: pattern of a canonical parameter → (distribution, value), see `initial_value`. Padding
-    becomes zero.
+    parameters: (the model's name, parameter). init: pattern of a canonical parameter →
+    (distribution, standard deviation), see `initialise_parameters`. seed: seed of the run. Padding
+    rows become zero.
     """
     for name, parameter in parameters:
         values = local_shard(parameter)

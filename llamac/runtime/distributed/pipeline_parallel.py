@@ -28,9 +28,10 @@ class Pipeline:
     takes labels and returns the loss, summed over targets.
 
     make: builds a stage, as `make(device, dtype, stage=number)`. count: number of stages on all
-    ranks. micro_batches: number of micro-batches per step on this rank. activation_shape: shape of
-    activations between stages, (sequences per micro-batch, positions, dim). positions: number of
-    tokens per sequence on this rank.
+    ranks. dtype: dtype of computation and activations. micro_batches: number of micro-batches per
+    step on this rank. activation_shape: shape of activations between stages, (sequences per
+    micro-batch, positions, dim). positions: number of tokens per sequence on this rank. models:
+    number of each of this rank's stages → its model.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Pipeline:
             self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, _loss, scale_grads=False)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Iterate over the parameters of this rank's stages, named as in the full model."""
+        """Iterate over (name in the full model, parameter) of this rank's stages."""
         return chain.from_iterable(model.named_parameters() for model in self.models.values())
 
     @property
@@ -89,8 +90,9 @@ class Pipeline:
     def step(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Run forward and backward of all micro-batches of a step, accumulating gradients.
 
-        tokens, labels: int64 [sequences, positions]. All ranks of the pipeline call this. Returns
-        the sum of losses on the rank with the last stage, and 0 on the others.
+        tokens, labels: int64 [sequences, positions], of all micro-batches. All ranks of the
+        pipeline call this. Returns the loss summed over targets, a scalar, on the rank with the
+        last stage, and 0 on the others.
         """
         losses: list[Tensor] = []
         inputs = (tokens,) if self.has_first else ()
@@ -102,7 +104,8 @@ class Pipeline:
     def evaluate(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of one micro-batch on the rank with the last stage, and 0 on the others.
 
-        tokens, labels: int64 [sequences, positions]. All ranks of the pipeline call this.
+        The loss is summed over targets. tokens, labels: int64 [sequences, positions]. All ranks of
+        the pipeline call this.
         """
         ranks, group = self.mesh.degrees["pp"], self.mesh.pipeline
         loss = self._zero_loss()

@@ -23,11 +23,11 @@ def process_group(
 ) -> Iterator[None]:
     """Context manager that initialises torch.distributed's default group, and destroys it.
 
-    store, rank, size: rendezvous store, this process's rank and the number of ranks; without a
-    store, all three come from the environment that torchrun sets. At the end, ranks wait for each
-    other before any of them closes a connection, and rank 0, which may serve the store, returns
-    last. After an error the group is not destroyed, because that would wait for ranks that are in a
-    collective; the end of the process closes its connections.
+    backend: "nccl" or "gloo". store, rank, size: rendezvous store, this process's rank and the
+    number of ranks; without a store, all three come from the environment that torchrun sets. At the
+    end, ranks wait for each other before any of them closes a connection, and rank 0, which may
+    serve the store, returns last. After an error the group is not destroyed, because that would
+    wait for ranks that are in a collective; the end of the process closes its connections.
     """
     if store is None:
         store, rank, size = next(rendezvous("env://"))

@@ -18,10 +18,11 @@ PREPARE_TIMEOUT = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class Ranks:
-    """All ranks of a run as seen from one of them; without a group, a single process.
+    """All ranks of a run as seen from one of them.
 
-    Methods are collectives: every rank must call the same ones in the same order, and each call
-    synchronises the ranks.
+    rank: number of this one. size: number of ranks. group: process group over which they exchange
+    results; None for a single process. Methods are collectives: every rank must call the same
+    ones in the same order, and each call synchronises the ranks.
     """
 
     rank: int = 0
@@ -69,5 +70,8 @@ class Ranks:
         return [value for value, _ in gathered]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Run `work` on rank 0 only; return its result, or raise its error, on all ranks."""
+        """Run `work` on rank 0 only; return its result on all ranks.
+
+        Errors are raised on all ranks, as in `on_each`.
+        """
         return self.on_each(lambda: work() if self.rank == 0 else cast(T, None))[0]

@@ -17,8 +17,9 @@ class Replicas:
     """Sum of gradients over the replicas of an unsharded model.
 
     Each large gradient is all-reduced as soon as it is complete, while the backward pass goes on;
-    the small ones are reduced together at the end. Unlike FSDP's, these collectives can be captured
-    in a CUDA graph.
+    the small ones are reduced together at the end. group: process group of the replicas. reducing:
+    whether the next backward pass reduces. Unlike FSDP's, these collectives can be captured in
+    a CUDA graph.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -35,7 +36,9 @@ class Replicas:
     def watch(self, parameter: Parameter, master: Tensor) -> None:
         """Register a hook that reduces `master.grad` in place once that of `parameter` is complete.
 
-        Large gradients are reduced asynchronously at once, small ones in `wait`.
+        master: the parameter itself, or its fp32 copy, which accumulates its gradient. Gradients of
+        OWN_REDUCTION_SIZE elements or more are reduced asynchronously at once, smaller ones in
+        `wait`. Register it after the hook that adds to `master.grad`.
         """
 
         def reduce(_: Tensor) -> None:
@@ -52,7 +55,10 @@ class Replicas:
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Reduce the small gradients in place, and wait for all; on CUDA only the stream waits."""
+        """Reduce the small gradients in place, and wait for all gradients.
+
+        On CUDA only the current stream waits, not the CPU.
+        """
         if self._small:
             flat = flatten(self._small)
             dist.all_reduce(flat, group=self.group)

@@ -29,6 +29,7 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
     (Megatron-LM's finalize_model_grads). Frozen parameters (no `requires_grad`) have no master,
     gradient or state, and are not in the norm.
 
+    parameters: (name, parameter) of this rank's model. sharding: its tensor-parallel sharding.
     algorithm: update rule, such as `AdamW`. arguments: further arguments of the base class.
     """
 
@@ -65,7 +66,9 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
     def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         """Apply one update as the base class does, then free FSDP's gradients.
 
-        All ranks call this.
+        All ranks call this. lr: learning rate. loss, targets: scalars, this rank's summed loss and
+        number of targets. Returns float32 [3]: mean loss, gradient norm before clipping, and 1.0 if
+        the step was skipped because either is not finite, else 0.0.
         """
         self.collect()
         outcome = super().step(lr, loss, targets)
@@ -78,8 +81,8 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
     def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (loss, number of targets, L2 norm of the summed gradients) over all ranks.
 
-        Scalars. First sums gradients that are partial over tensor-parallel ranks, in place. In the
-        norm, an element on several ranks counts once.
+        All three are scalars. loss, targets: this rank's. First sums gradients that are partial
+        over tensor-parallel ranks, in place. In the norm, an element on several ranks counts once.
         """
         if self.mesh.size == 1:
             return super().loss_targets_norm(loss, targets)
@@ -130,7 +133,7 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
             unflatten(collectives.all_reduce(by_head, "tp")[head], copies)
 
     def after_load(self, updates: int) -> None:
-        """Round weights to masters just set or loaded. All ranks call this.
+        """Set the weights to masters just set or loaded, rounded. All ranks call this.
 
         updates: number of updates applied so far. Raises RunError if a state of the update rule is
         zero on all ranks although there were updates, or if `check_replicas` does.
@@ -217,7 +220,7 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
         return sections
 
     def frozen_state_dict(self) -> dict[str, TensorChunk]:
-        """Return canonical name → this rank's part of a frozen weight, a view to load into."""
+        """Return canonical name → this rank's part of each frozen weight, a view to load into."""
         return {
             canonical: chunk
             for name, parameter in self.frozen.items()

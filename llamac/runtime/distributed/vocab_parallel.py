@@ -30,14 +30,18 @@ def _own_rows(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
 def parallel_embedding(tokens: Tensor, table: Tensor, axis: str) -> Tensor:
     """Look up tokens [B, S] in this rank's rows [V', D]: [B, S, D], zero for other ranks' tokens.
 
-    The result is a partial sum, which the caller reduces.
+    The result is a partial sum, which the caller reduces over mesh axis `axis`.
     """
     index, own = _own_rows(tokens, table.shape[0], axis)
     return table[index] * own.unsqueeze(-1)
 
 
 def parallel_embedding_gradient(d_x: Tensor, tokens: Tensor, axis: str, rows: int) -> Tensor:
-    """Return the gradient of this rank's table [rows, D], from d_x [B, S, D] and tokens [B, S]."""
+    """Return the gradient of this rank's rows of the table, [rows, D].
+
+    d_x: gradient of the reduced embeddings, [B, S, D]. tokens: int64 [B, S]. rows: number V' of
+    rows on a rank.
+    """
     index, own = _own_rows(tokens, rows, axis)
     return embedding_gradient(d_x * own.unsqueeze(-1), index, rows)
 
@@ -73,7 +77,11 @@ def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, own: Tensor) -> 
 
 
 def vocab_parallel_score(axis: str, vocab_size: int) -> Score:
-    """Return the `score` function of `kernels.log_probability` for this rank's logits [n, V']."""
+    """Return the `Score` of `kernels.log_probability` for this rank's logits [n, V'].
+
+    axis: mesh axis of the ranks that share the vocabulary. vocab_size: its size without padding.
+    The function is a collective over the axis.
+    """
 
     def score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
         logits = _without_padding(logits, axis, vocab_size)
@@ -84,7 +92,11 @@ def vocab_parallel_score(axis: str, vocab_size: int) -> Score:
 
 
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """Return the summed loss, a scalar, from this rank's logits [B, S, V']."""
+    """Return the loss in nats, summed over targets, a scalar equal on all ranks.
+
+    logits: this rank's columns, [B, S, V']. labels: int64 [B, S]; PADDING has no loss. axis: mesh
+    axis of the ranks that share the vocabulary. vocab_size: its size without padding.
+    """
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     losses = _losses(rows, labels.flatten(), axis)[0]
     return (losses * target_mask(labels.flatten(), losses.dtype).squeeze(-1)).sum()
@@ -93,7 +105,10 @@ def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size
 def parallel_cross_entropy_backward(
     d_loss: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
 ) -> Tensor:
-    """Return d_logits of `parallel_cross_entropy`, this rank's columns [B, S, V']."""
+    """Return d_logits of `parallel_cross_entropy`, this rank's columns [B, S, V'].
+
+    d_loss: gradient of the loss, a scalar. The other arguments are those of that call.
+    """
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     _, *saved = _losses(rows, labels.flatten(), axis)
     scale = d_loss * target_mask(labels.flatten(), rows.dtype)
@@ -103,9 +118,10 @@ def parallel_cross_entropy_backward(
 def parallel_linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """Return the summed loss of logits x @ weight.T, computed `chunk` tokens at a time.
+    """Return the loss of logits x @ weight.T, summed over targets, `chunk` tokens at a time.
 
-    x [B, S, D]; weight: this rank's rows, [V', D].
+    x [B, S, D]; weight: this rank's rows, [V', D]. labels, axis, vocab_size: as in
+    `parallel_cross_entropy`.
     """
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
@@ -121,7 +137,7 @@ def parallel_linear_cross_entropy_with_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `parallel_linear_cross_entropy` and its gradients for a d_loss of one.
 
-    Returns (loss, d_x [B, S, D], a partial sum, d_weight of this rank's rows [V', D]).
+    Returns (loss; d_x [B, S, D], a partial sum; d_weight of this rank's rows [V', D]).
     """
     loss, d_x, d_weight = _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=False)
     assert d_weight is not None
@@ -133,7 +149,7 @@ def parallel_linear_cross_entropy_with_gradients_of_x(
 ) -> tuple[Tensor, Tensor]:
     """Compute `parallel_linear_cross_entropy` and its gradient of x only, for a frozen weight.
 
-    Returns (loss, d_x [B, S, D] for a d_loss of one, a partial sum).
+    Returns (loss; d_x [B, S, D] for a d_loss of one, a partial sum).
     """
     return _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=True)[:2]
 

@@ -15,15 +15,15 @@ from .numerics import upcast
 
 
 def fill_cache(new: Tensor, cache: Tensor) -> Tensor:
-    """Write new [B, S, K, D] to the first S positions of the cache in place; return new."""
+    """Write new [B, S, K, D] to the first S positions of cache [B, K, C, D]; return new."""
     cache[:, :, : new.shape[1]] = new.transpose(1, 2)
     return new
 
 
 def append_cache(new: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
-    """Write new [B, S, K, D] to the cache in place, at positions [B, S]; return the cache.
+    """Write new [B, S, K, D] to cache [B, K, C, D] in place; return the cache.
 
-    positions: int64, different ones within a sequence.
+    positions: where each token is written, int64 [B, S], different ones within a sequence.
     """
     rows = torch.arange(new.shape[0], device=new.device).unsqueeze(1)
     cache[rows, :, positions] = new
@@ -33,11 +33,12 @@ def append_cache(new: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
 def cache_mask(
     positions: Tensor, slots: Tensor, starts: Tensor | None = None, window: int | None = None
 ) -> Tensor:
-    """Return the mask of cached positions that each query attends to: bool [B, S, C].
+    """Return the causal mask, true where a query attends to a cached position: bool [B, S, C].
 
     positions: position of each query, int64 [B, S]. slots: positions of the cache, int64 [C], 0 to
-    C - 1. starts: position at which each query's document begins, int64 [B, S]. window: number of
-    positions that a query attends to, its own included.
+    C - 1. starts: position at which each query's document begins, int64 [B, S]; None attends to
+    earlier documents too. window: number of positions that a query attends to, its own included;
+    None for all.
     """
     return seen_keys(positions, slots, starts, window)
 
@@ -46,7 +47,8 @@ def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scal
     """Attend from q [B, S, H, D] to the caches [B, K, C, D]; return [B, S, H, D].
 
     seen: mask from `cache_mask`, bool [B, S, F]; only the first F ≤ C positions of the caches are
-    read. The H/K query heads of a key head attend together, so each cached value is read once.
+    read. scale: factor of the scores. The H/K query heads of a key head attend together, so each
+    cached value is read once.
     """
     groups, filled = keys.shape[1], seen.shape[-1]
     keys, values = keys[:, :, :filled], values[:, :, :filled]

@@ -17,14 +17,17 @@ INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
 }
+"""Compiler flags by instruction set, named as torch's `get_cpu_capability` does."""
+
 LANES = {"AVX2": 8, "AVX512": 16}
 """Float32 values per vector register, by instruction set."""
 
 
 def build_cpp_library(source: Path) -> ctypes.CDLL:
-    """Load a C++ file, compiled into Inductor's cache directory unless it is there already.
+    """Compile a C++ file into Inductor's cache directory, unless it is there already, and load it.
 
-    Raises OSError with the reason if that fails, or if the CPU has neither AVX2 nor AVX-512.
+    The compiler is $CXX, or g++. Raises OSError with the reason if compiling or loading fails, or
+    if the CPU has neither AVX2 nor AVX-512.
     """
     if CAPABILITY not in INSTRUCTIONS:
         raise OSError(f"{source.name} is for CPUs with AVX2 or AVX-512")

@@ -31,13 +31,20 @@ def target_mask(labels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed loss, a scalar in float32 or wider; logits [B, S, V], labels [B, S]."""
+    """Return the loss in nats, summed over targets: a scalar in float32 or wider.
+
+    logits [B, S, V]; labels int64 [B, S], where PADDING has no loss.
+    """
     rows = upcast(logits).flatten(0, -2)
     return F.cross_entropy(rows, labels.flatten(), reduction="sum", ignore_index=PADDING)
 
 
 def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return d_logits = (softmax(logits) - one_hot(labels)) · d_loss; 0 for padding labels."""
+    """Return d_logits = (softmax(logits) - one_hot(labels)) · d_loss; 0 for padding labels.
+
+    d_loss: gradient of the summed loss, a scalar. logits, d_logits [B, S, V] in one dtype; labels
+    int64 [B, S].
+    """
     probabilities = upcast(logits).softmax(-1)
     target = F.one_hot(labels.clamp(min=0), logits.shape[-1])
     counted = target_mask(labels, probabilities.dtype)
@@ -45,9 +52,9 @@ def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Te
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
-    """Return the summed loss of logits x @ weight.T, computed `chunk` tokens at a time.
+    """Return the loss of logits x @ weight.T, summed over targets, `chunk` tokens at a time.
 
-    x [B, S, D], weight [V, D], labels [B, S]; the loss is a scalar in float32 or wider.
+    x [B, S, D], weight [V, D], labels int64 [B, S]; the loss is a scalar in float32 or wider.
     """
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
@@ -62,7 +69,8 @@ def linear_cross_entropy_with_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `linear_cross_entropy` and its gradients for a d_loss of one.
 
-    Returns (loss, d_x [B, S, D], d_weight [V, D]).
+    Returns (loss, d_x [B, S, D], d_weight [V, D]), the gradients in the dtypes of x and weight.
+    d_weight is summed over chunks in float32 or wider.
     """
     loss, d_x, d_weight = _chunked(x, weight, labels, chunk, frozen=False)
     assert d_weight is not None
@@ -74,7 +82,8 @@ def linear_cross_entropy_with_gradients_of_x(
 ) -> tuple[Tensor, Tensor]:
     """Compute `linear_cross_entropy` and its gradient of x only, for a frozen weight.
 
-    Returns (loss, d_x [B, S, D] for a d_loss of one).
+    Returns (loss, d_x [B, S, D] for a d_loss of one, in the dtype of x). On a CPU, a vocabulary of
+    more than VOCABULARY_BLOCK rows is computed block by block.
     """
     if x.device.type == "cpu" and len(weight) > VOCABULARY_BLOCK:
         return blockwise_cross_entropy(x, weight, labels, chunk)
@@ -91,7 +100,8 @@ def blockwise_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Compute the loss and d_x = softmax(x @ weight.T) @ weight - weight[labels] block by block.
 
-    The first term is attention to the rows of `weight`, which are both keys and values. As in
+    Arguments are those of `linear_cross_entropy`; padding labels have no loss and a d_x of 0. The
+    first term is attention to the rows of `weight`, which are both keys and values. As in
     FlashAttention (Dao et al. 2022), sums over a block of the vocabulary are rescaled whenever a
     later block has a larger logit. A block's logits and its rows of `weight` therefore stay in the
     CPU's cache between the two matmuls that read them. Returns (loss, d_x [B, S, D]).

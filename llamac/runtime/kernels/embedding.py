@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def embedding_gradient(d_x: Tensor, tokens: Tensor, vocab_size: int) -> Tensor:
-    """Return the table's gradient [vocab_size, D]: d_x [B, S, D] summed by token id [B, S]."""
+    """Return the table's gradient [vocab_size, D]: d_x [B, S, D] summed by token id.
+
+    tokens: int64 [B, S].
+    """
     return torch.ops.aten.embedding_dense_backward(d_x, tokens, vocab_size, -1, False)
 
 
@@ -17,6 +20,9 @@ def add_positions(x: Tensor, table: Tensor) -> Tensor:
 
 
 def position_gradient(d_x: Tensor, positions: int) -> Tensor:
-    """Return the table's gradient [positions, D]: d_x [B, S, D] summed over B, zero beyond S."""
+    """Return the gradient of the position table: d_x [B, S, D] summed over B, zero beyond S.
+
+    positions: number P of the table's rows; the result is [P, D].
+    """
     d_rows = d_x.sum(0)
     return torch.nn.functional.pad(d_rows, (0, 0, 0, positions - d_rows.shape[0]))

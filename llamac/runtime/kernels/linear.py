@@ -23,6 +23,7 @@ ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
 )
+"""Whether oneDNN computes float32 y and d_x on this CPU."""
 
 NARROW = 64
 """Weights with fewer rows or columns than this use MKL."""
@@ -35,12 +36,15 @@ def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 # A custom operator, because Inductor uses oneDNN for constant weights only.
 @opaque("onednn_linear", _fake_linear)
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute `linear` with oneDNN; float32, on a CPU."""
+    """Return x @ weight.T + bias [..., O], computed by oneDNN in float32 on a CPU.
+
+    x [..., I], weight [O, I], bias [O] or None.
+    """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return y [..., O] = x @ weight.T + bias; x [..., I], weight [O, I], bias [O]."""
+    """Return y [..., O] = x @ weight.T + bias; x [..., I], weight [O, I], bias [O] or None."""
     wide = min(weight.shape) >= NARROW
     if ONEDNN and wide and x.device.type == "cpu" and x.dtype == torch.float32:
         return onednn_linear(x, weight, bias)

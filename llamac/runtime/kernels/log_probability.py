@@ -21,14 +21,17 @@ from .numerics import token_chunks, upcast
 from .padding import PADDING
 
 Score = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+"""Function (logits [n, V], targets [n], gradient) → (log-probabilities [n], errors [n, V] or None).
+"""
 
 
 def full_vocab_score(
     logits: Tensor, targets: Tensor, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log-probabilities of targets [n] under logits [n, V], and their errors: a `Score`.
+    """Return log-probabilities [n] of targets under logits [n, V], and their errors: a `Score`.
 
-    The errors are softmax(logits) - one_hot(targets) [n, V], or None unless `gradient` is set.
+    targets: int64 [n], without padding. The errors are softmax(logits) - one_hot(targets)
+    [n, V], or None unless `gradient` is set.
     """
     log_total = logits.logsumexp(-1, keepdim=True)
     target = targets.unsqueeze(-1)
@@ -40,7 +43,10 @@ def full_vocab_score(
 
 
 def log_probability(logits: Tensor, labels: Tensor, score: Score = full_vocab_score) -> Tensor:
-    """Return each sequence's log-probability [B], float32 or wider, from logits [B, S, V]."""
+    """Return each sequence's log-probability [B] in nats, float32 or wider, from logits [B, S, V].
+
+    labels: int64 [B, S]; PADDING is not counted. score: computes it for each token.
+    """
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
     scores, _ = score(rows, targets.clamp(min=0), False)
     return torch.where(targets != PADDING, scores, 0).view_as(labels).sum(-1)
@@ -49,9 +55,10 @@ def log_probability(logits: Tensor, labels: Tensor, score: Score = full_vocab_sc
 def log_probability_backward(
     d_rows: Tensor, logits: Tensor, labels: Tensor, score: Score = full_vocab_score
 ) -> Tensor:
-    """Return d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows.
+    """Return d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows; 0 for padding.
 
-    d_rows: gradient of each sequence's log-probability, [B].
+    d_rows: gradient of each sequence's log-probability, [B]. labels, score: as in
+    `log_probability`.
     """
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
     _, errors = score(rows, targets.clamp(min=0), True)
@@ -64,7 +71,8 @@ def linear_log_probability(
 ) -> Tensor:
     """Return each sequence's log-probability [B], float32 or wider, under logits x @ weight.T.
 
-    x [B, S, D], weight [V, D]. chunk: number of tokens whose logits exist at a time.
+    x [B, S, D], weight [V, D]. chunk: number of tokens whose logits exist at a time. labels, score:
+    as in `log_probability`.
     """
     chunks = []
     for rows, targets in token_chunks(chunk, x.flatten(0, -2), labels.flatten()):
@@ -83,7 +91,8 @@ def linear_log_probability_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return (d_x [B, S, D], d_weight [V, D]), recomputing the logits of each chunk.
 
-    d_rows: gradient of each sequence's log-probability, [B].
+    d_rows: gradient of each sequence's log-probability, [B]. The other arguments are those of
+    `linear_log_probability`.
     """
     d_x: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=upcast(x).dtype)
@@ -103,8 +112,9 @@ def linear_log_probability_with_gradients_of_x(
 ) -> tuple[Tensor, Tensor]:
     """Compute `linear_log_probability` and its gradient of x from the same logits.
 
-    For a frozen weight. Returns (log-probabilities [B], d_x [B, S, D] for a d_rows of ones), which
-    the backward pass scales by `scale_rows`.
+    For a frozen weight, whose gradient is not needed. Returns (log-probabilities [B], d_x [B, S, D]
+    as if the gradient of each log-probability were 1). The backward pass scales d_x by
+    `scale_rows`.
     """
     chunks, d_x = [], []
     tokens = x.flatten(0, -2), labels.flatten()

@@ -14,12 +14,15 @@ from .numerics import upcast
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return y = x / sqrt(mean(x²) + eps) · weight."""
+    """Return y = x / sqrt(mean(x²) + eps) · weight; x, y [..., D], weight [D]."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (d_x, d_weight) of `rms_norm`."""
+    """Return (d_x [..., D], d_weight [D]) of `rms_norm`, whose statistics are computed again.
+
+    d_y: gradient of its result, [..., D].
+    """
     wide = upcast(x)
     inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     normalised = wide * inverse
@@ -32,7 +35,7 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (x + residual, its RMSNorm), reading the residual stream once."""
+    """Return (total = x + residual, RMSNorm of total), both [..., D]."""
     total = x + residual
     return total, rms_norm(total, weight, eps)
 
@@ -42,21 +45,28 @@ def add_rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return (d_x, d_weight) of `add_rms_norm`; d_residual equals d_x.
 
-    total: x + residual. d_total: its gradient from other uses; None if it has none.
+    d_y: gradient of the normalised result. total: x + residual. d_total: gradient of total from its
+    other uses; None if it has none.
     """
     d_x, d_weight = rms_norm_backward(d_y, total, weight, eps)
     return (d_x if d_total is None else d_total + d_x), d_weight
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Return y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias."""
+    """Return y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias, with the biased variance.
+
+    x, y [..., D]; weight, bias [D].
+    """
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
 def layer_norm_backward(
     d_y: Tensor, x: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_x, d_weight, d_bias) of `layer_norm`."""
+    """Return (d_x [..., D], d_weight [D], d_bias [D]) of `layer_norm`.
+
+    d_y: gradient of its result, [..., D].
+    """
     wide = upcast(x)
     centred = wide - wide.mean(-1, keepdim=True)
     inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)

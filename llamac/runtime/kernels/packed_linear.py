@@ -25,7 +25,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """Return weight [O, I] packed for `packed_linear`, itself where packing is not faster."""
+    """Return weight [O, I] packed for `packed_linear`, or unchanged where packing is not faster."""
     if has_panels(weight):
         width = 3 * cpp_library.LANES[cpp_library.CAPABILITY]
         return arrange_in_panels(weight.detach(), width)
@@ -48,7 +48,10 @@ def pack_weights(module: nn.Module, *names: str) -> None:
 
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x @ weight.T + bias: [..., O]; x [..., I], weight [O, I] packed or plain, bias [O]."""
+    """Return x @ weight.T + bias: [..., O].
+
+    x [..., I]; weight [O, I], plain or from `pack_weight`; bias [O] or None.
+    """
     if weight.dim() == 1:
         return panel_linear(x, weight, bias)
     if weight.is_mkldnn:
@@ -80,10 +83,11 @@ def has_panels(weight: Tensor) -> bool:
 
 
 def arrange_in_panels(weight: Tensor, width: int) -> Tensor:
-    """Return weight [O, I] reordered in panels of `width` outputs (three vectors), flat: [O · I].
+    """Return weight [O, I] reordered in panels of `width` outputs, flat: [O · I].
 
-    A panel stores, for each input, the weights of its outputs next to each other. Outputs beyond
-    the last full panel form a narrower one, and those that fill no vector come last, as plain rows.
+    width: three times the number of float32 values in a vector register. A panel stores, for each
+    input, the weights of its outputs next to each other. Outputs beyond the last full panel form a
+    narrower one, and those that fill no vector come last, as plain rows.
     """
     outputs, inputs = weight.shape
     whole, left = outputs // width * width, outputs % (width // 3)
@@ -98,7 +102,10 @@ def _fake_panels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @opaque("panel_linear", _fake_panels)
 def panel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x @ weight.T + bias [..., O], float32, for a weight from `arrange_in_panels`."""
+    """Return x @ weight.T + bias [..., O] in float32, for a weight from `arrange_in_panels`.
+
+    x [..., I]; weight: flat, [O · I]; bias [O] or None. Runs on a CPU.
+    """
     x, y = x.contiguous(), _fake_panels(x, weight, bias)
     kernel, inputs, outputs = load_kernel(), x.shape[-1], y.shape[-1]
     assert kernel is not None  # it arranged the weight

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PADDING = -1
-"""Label of a position without a target; as an input, it stands for an arbitrary token.
+"""Label of a position without a target; in inputs, any token may take its place.
 
 Supervised data stores it after each document, and a token t that has no loss as -2 - t.
 """
@@ -30,11 +30,15 @@ def toggle_loss(ids: Any) -> Any:
 def input_tokens(sequences: Tensor, padding: int = 0) -> Tensor:
     """Return the token ids of stored sequences, without the marks of tokens that have no loss.
 
-    padding: id that replaces PADDING.
+    sequences: int64 of any shape, as supervised data is stored. padding: id that replaces PADDING,
+    0 or PADDING itself.
     """
     return sequences.where(sequences >= PADDING, toggle_loss(sequences)).clamp(min=padding)
 
 
 def loss_labels(sequences: Tensor) -> Tensor:
-    """Return the labels of stored sequences: tokens without a loss become PADDING."""
+    """Return the labels of stored sequences: tokens without a loss become PADDING.
+
+    sequences: int64 of any shape, as supervised data is stored.
+    """
     return sequences.clamp(min=PADDING)

@@ -21,7 +21,11 @@ def rope_tables(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Return (cos, sin) tables in `dtype`, each [positions, head_dim / 2], computed in float64."""
+    """Return (cos, sin) tables in `dtype`, each [positions, head_dim / 2], computed in float64.
+
+    positions: number of positions from 0. theta, scaling: as in `scaled_frequencies`. device: None
+    for the CPU.
+    """
     frequencies = scaled_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
@@ -32,8 +36,9 @@ def scaled_frequencies(
 ) -> Tensor:
     """Return each coordinate pair's rotation angle per position, in radians: fp64 [head_dim / 2].
 
-    scaling: `kind` ("linear" or "llama3"), `factor` and, for llama3, `low_freq_factor`,
-    `high_freq_factor` and `original_context`. Raises ValueError for another kind.
+    theta: base of the frequencies, theta ** (-2i / head_dim) for pair i. scaling: `kind` ("linear"
+    or "llama3"), `factor` and, for llama3, `low_freq_factor`, `high_freq_factor` and
+    `original_context`; None for no scaling. Raises ValueError for another kind.
     """
     frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling is None:

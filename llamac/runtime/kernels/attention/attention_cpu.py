@@ -34,7 +34,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
-    mask: added to the scores, [B or 1, H or 1, S, S] in q's dtype.
+    scale: factor of the scores. mask: added to the scores, [B or 1, H or 1, S, S] in q's dtype, or
+    None. In a compiled region, llamac's kernel computes it if it supports this attention.
     """
     if _uses_own_kernel(q, causal, mask):
         out, logsumexp = causal_attention(q.float(), k.float(), v.float(), scale)
@@ -53,7 +54,11 @@ def attention_backward(
     causal: bool,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v, in q's dtype.
+
+    d_out: gradient of `out`. out, logsumexp: results of `attention`; the other arguments are those
+    of that call.
+    """
     if _uses_own_kernel(q, causal, mask):
         read = (x.float() for x in (d_out, q, k, v, out))
         gradients = causal_attention_backward(*read, logsumexp, scale)
@@ -137,9 +142,10 @@ def _fake_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tens
 
 @opaque("causal_attention", _fake_attention)
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Compute float32 causal attention with llamac's kernel; return (out, log-sum-exp).
+    """Compute float32 causal attention with llamac's kernel.
 
-    PyTorch's kernel computes it if the library could not be loaded.
+    Returns (out [B, S, H, D], log-sum-exp of the scores [B, H, S]). PyTorch's kernel computes them
+    if the library could not be loaded.
     """
     if load_library() is None:
         return _attention(q, k, v, scale, True, None)
@@ -161,7 +167,10 @@ def _fake_backward(
 def causal_attention_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v) of `causal_attention`, float32, shaped as q, k, v."""
+    """Return (d_q, d_k, d_v) of `causal_attention`, float32, shaped as q, k, v.
+
+    d_out: gradient of its `out`, [B, S, H, D]. out, logsumexp: its results.
+    """
     if load_library() is None:
         return _attention_backward(d_out, q, k, v, out, logsumexp, scale, True, None)
     d_out, q, k, v, out = _contiguous_rows(d_out, q, k, v, out)

@@ -32,7 +32,10 @@ elif torch.cuda.get_device_capability() < (9, 0):
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S])."""
+    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S]).
+
+    scale: factor of the scores. causal: whether later keys are masked.
+    """
     batch, length, heads, _head_dim = q.shape
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, logsumexp, *_rest = aten._scaled_dot_product_cudnn_attention(
@@ -51,7 +54,11 @@ def attention_backward(
     scale: float,
     causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v.
+
+    d_out: gradient of `out`. out, logsumexp: results of `attention`; the other arguments are those
+    of that call.
+    """
     positions = q.shape[1], k.shape[1]
     unused = no_seed(q)
     d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))

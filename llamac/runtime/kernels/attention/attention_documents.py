@@ -25,10 +25,14 @@ from ..operators import no_seed
 aten = torch.ops.aten
 
 WIDTH = 128
+"""Queries per block, and the length in tokens up to which documents use blocks."""
 
 
 def long_documents(starts: Tensor) -> Tensor:
-    """Return the mask of tokens that lie in documents longer than WIDTH: bool [B, S]."""
+    """Return the mask of tokens that lie in documents longer than WIDTH: bool [B, S].
+
+    starts: position at which each token's document begins, int64 [B, S].
+    """
     positions = torch.arange(starts.shape[1], device=starts.device)
     continues = F.pad((starts != positions)[:, 1:], (0, 1))  # whether the next token does so
     ends = torch.where(continues, starts.shape[1], positions + 1).flip(1).cummin(1).values.flip(1)
@@ -36,10 +40,11 @@ def long_documents(starts: Tensor) -> Tensor:
 
 
 def document_bounds(starts: Tensor, long: Tensor) -> Tensor:
-    """Return the bounds of long documents and of the gaps between them, int32 [n + 1].
+    """Return the bounds of long documents and of the gaps around them, int32 [n + 1].
 
     Bounds are offsets into the B · S flattened tokens. n is the largest number of segments that
-    the shape allows; the unused ones are empty and come last. long: from `long_documents`.
+    the shape allows; the unused ones are empty and come last. starts: position at which each
+    token's document begins, int64 [B, S]. long: from `long_documents`.
     """
     batch, length = starts.shape
     begins = starts == torch.arange(length, device=starts.device)
@@ -77,7 +82,10 @@ def flash_backward(
     bounds: Tensor,
     scale: float,
 ) -> list[Tensor]:
-    """Return [d_q, d_k, d_v] of `flash_forward`, shaped as q, k, v."""
+    """Return [d_q, d_k, d_v] of `flash_forward`, shaped as q, k, v.
+
+    d_out: gradient of its `out`. out, logsumexp: its results. bounds: int32 [n + 1].
+    """
     length, unused = q.shape[1], no_seed(q)
     rows = [x.flatten(0, 1) for x in (d_out, q, k, v, out)]
     total = logsumexp.transpose(0, 1).flatten(1).contiguous()  # [H, B · S]
@@ -88,10 +96,10 @@ def flash_backward(
 
 
 class DocumentLayout(NamedTuple):
-    """Documents of a micro-batch in the form that the two kernels read.
+    """Documents of a micro-batch, in the form that the kernels for long and short ones read.
 
-    long: tokens of long documents, bool [B, S]. bounds: segments for the flash kernel, int32
-    [n + 1]. mask: mask of the blocks, [B · n, 1, WIDTH, 2 · WIDTH].
+    long: tokens of documents longer than WIDTH, bool [B, S]. bounds: bounds of the flash kernel's
+    segments, int32, from `document_bounds`. mask: mask of the blocks, from `block_mask`.
     """
 
     long: Tensor
@@ -106,7 +114,8 @@ def document_layout(starts: Tensor, dtype: torch.dtype) -> DocumentLayout:
     """Return the layout of documents, cached by the identity of the tensor `starts`.
 
     All layers of a micro-batch are given the same tensor, forward and backward, so it is computed
-    once. dtype: dtype of the mask.
+    once. starts: position at which each token's document begins, int64 [B, S]. dtype: dtype of the
+    mask.
     """
     layout: DocumentLayout | None = _layouts.get(starts)
     if layout is None or layout.mask.dtype != dtype:
@@ -120,36 +129,50 @@ def document_layout(starts: Tensor, dtype: torch.dtype) -> DocumentLayout:
 
 
 def to_blocks(x: Tensor) -> Tensor:
-    """Split x [B, S, …] into blocks [B · n, WIDTH, …]; each last one is padded with zeros."""
+    """Split x [B, S, …] into n = ceil(S / WIDTH) blocks per sequence: [B · n, WIDTH, …].
+
+    The last block of each sequence is padded with zeros.
+    """
     missing = -x.shape[1] % WIDTH
     padded = F.pad(x, (*(0, 0) * (x.ndim - 2), 0, missing))
     return padded.unflatten(1, (-1, WIDTH)).flatten(0, 1)
 
 
 def from_blocks(blocks: Tensor, batch: int, length: int) -> Tensor:
-    """Join blocks [B · n, WIDTH, …] into [B, S, …] without the padding: inverse of `to_blocks`."""
+    """Join blocks [B · n, WIDTH, …] into [B, S, …] without the padding: inverse of `to_blocks`.
+
+    batch, length: the sizes B and S.
+    """
     return blocks.unflatten(0, (batch, -1)).flatten(1, 2)[:, :length]
 
 
 def with_previous_block(x: Tensor) -> Tensor:
-    """Return each block of x [B, S, …] after the previous one or zeros: [B · n, 2 · WIDTH, …]."""
+    """Return each block of x [B, S, …] with the one before it: [B · n, 2 · WIDTH, …].
+
+    The first block of each sequence has zeros before it. Blocks are those of `to_blocks`.
+    """
     own = to_blocks(x).unflatten(0, (x.shape[0], -1))
     before = torch.cat([torch.zeros_like(own[:, :1]), own[:, :-1]], 1)
     return torch.cat([before, own], 2).flatten(0, 1)
 
 
 def add_previous_block(blocks: Tensor, batch: int, length: int) -> Tensor:
-    """Sum blocks [B · n, 2 · WIDTH, …] into [B, S, …]: the adjoint of `with_previous_block`."""
+    """Sum blocks [B · n, 2 · WIDTH, …] into [B, S, …]: the adjoint of `with_previous_block`.
+
+    batch, length: the sizes B and S.
+    """
     before, own = blocks.unflatten(0, (batch, -1)).split(WIDTH, 2)
     shifted = torch.cat([before[:, 1:], torch.zeros_like(before[:, :1])], 1)
     return (own + shifted).flatten(1, 2)[:, :length]
 
 
 def block_mask(starts: Tensor, long: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the mask [B · n, 1, WIDTH, 2 · WIDTH], minus infinity where attention is forbidden.
+    """Return the mask to add to the blocks' scores: [B · n, 1, WIDTH, 2 · WIDTH] in `dtype`.
 
-    Queries of long documents, whose results are dropped, and those beyond the sequence see only
-    themselves, because a row without any key would be NaN.
+    It is minus infinity where attention is forbidden, else 0. starts: position at which each
+    token's document begins, int64 [B, S]. long: from `long_documents`. Queries of long documents,
+    whose results are dropped, and those beyond the sequence see only themselves, because a row
+    without any key would be NaN.
     """
     positions = torch.arange(starts.shape[1], device=starts.device)
     first = to_blocks(torch.where(long, positions, starts))  # [B · n, WIDTH]

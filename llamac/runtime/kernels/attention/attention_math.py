@@ -43,8 +43,8 @@ def attention(
     """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
     starts: index of the first key of each query's document, int64 [B, S]; None for no document
-    mask. window: number of keys that a query attends to, its own included. Without `causal`, both
-    are ignored.
+    mask. window: number of keys that a query attends to, its own included; None for all earlier
+    ones. Without `causal`, both are ignored. scale: factor of the scores.
     """
     scores = _scores(q, k, scale, causal, starts, window)
     weights = scores.softmax(-1).to(v.dtype)
@@ -64,7 +64,11 @@ def attention_backward(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), shaped as q, k, v; weights are recomputed from the log-sum-exp."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v.
+
+    d_out: gradient of `out`. out, logsumexp: results of `attention`; the other arguments are those
+    of that call. Attention weights are recomputed from the log-sum-exp.
+    """
     heads = (k.shape[2], -1)
     scores = _scores(q, k, scale, causal, starts, window)
     weights = torch.exp(scores - logsumexp.unflatten(1, heads).unsqueeze(-1))

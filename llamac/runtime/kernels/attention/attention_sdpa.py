@@ -77,8 +77,9 @@ def attention(
     """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
     starts: index of the first key of each query's document, int64 [B, S]; None for no document
-    mask. window: number of keys that a query attends to, its own included; there may then be more
-    keys than queries, where the last key has the position of the last query.
+    mask. window: number of keys that a query attends to, its own included; None for all. There may
+    then be more keys than queries, where the last key has the position of the last query. Both
+    require `causal`. scale: factor of the scores.
     """
     window = _effective_window(window, q, k)
     if _uses_flash(q) and starts is None:
@@ -138,7 +139,11 @@ def attention_backward(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v.
+
+    d_out: gradient of `out`. out, logsumexp: results of `attention`; the other arguments are those
+    of that call.
+    """
     window = _effective_window(window, q, k)
     if _uses_flash(q) and starts is None:
         unused = no_seed(q)
@@ -232,9 +237,9 @@ def _fake_blocked(
 def blocked_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Attend under a window, one block of queries at a time.
+    """Attend causally to the last `window` keys, one block of BLOCK queries at a time.
 
-    Returns (out, log-sum-exp) as `attention` does.
+    Arguments and results (out, log-sum-exp) are those of `attention`.
     """
     out, logsumexp = _fake_blocked(q, k, v, scale, window, starts)
     for rows, keys, mask in _blocks(q, k, window, starts):
@@ -269,7 +274,11 @@ def blocked_attention_backward(
     window: int,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v) of `blocked_attention`; blocks are summed in float32 or wider."""
+    """Return (d_q, d_k, d_v) of `blocked_attention`, shaped as q, k, v.
+
+    d_out: gradient of its `out`. out, logsumexp: its results. d_k and d_v are summed over blocks in
+    float32 or wider.
+    """
     d_q = torch.empty_like(q)
     d_k, d_v = (torch.zeros_like(x, dtype=_wide(x)) for x in (k, v))
     for rows, keys, mask in _blocks(q, k, window, starts):
@@ -336,7 +345,11 @@ def document_attention_backward(
     scale: float,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v) of `document_attention`, the sum of both kernels' gradients."""
+    """Return (d_q, d_k, d_v) of `document_attention`, shaped as q, k, v.
+
+    d_out: gradient of its `out`. out, logsumexp: its results. The gradients are the sum of those of
+    long and of short documents.
+    """
     long, bounds, mask = documents.document_layout(starts, q.dtype)
     heads = long[:, :, None, None]
     # An infinite log-sum-exp makes every attention weight of a row zero.

@@ -51,7 +51,10 @@ def _fake_attention(
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S])."""
+    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S]).
+
+    scale: factor of the scores. causal: whether later keys are masked.
+    """
     heads, groups = q.shape[2], k.shape[2]
     mask = LowerTriangularMask() if causal else None
     if heads == groups:
@@ -86,7 +89,11 @@ def attention_backward(
     scale: float,
     causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v.
+
+    d_out: gradient of `out`. out, logsumexp: results of `attention`; the other arguments are those
+    of that call.
+    """
     heads, groups = q.shape[2], k.shape[2]
     mask = LowerTriangularMask() if causal else None
     if heads == groups:

@@ -11,9 +11,9 @@ from torch.nn import attention
 def use_flash3() -> bool:
     """Switch torch's flash operators to FlashAttention 3 for the whole process, if possible.
 
-    Returns whether it did: the GPU must be Hopper and `flash_attn_interface` installed. Operators
-    and shapes stay the same. The backward is deterministic if
-    `torch.use_deterministic_algorithms` is set.
+    Returns whether it did: the GPU must be Hopper, this torch must support FlashAttention 3, and
+    `flash_attn_interface` must be installed. Operators and shapes stay the same. The backward is
+    deterministic if `torch.use_deterministic_algorithms` is set.
     """
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
         return False

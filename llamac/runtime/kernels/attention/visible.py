@@ -13,7 +13,7 @@ def seen_keys(
 
     queries, keys: positions, int64 [B, Q] and [K]. starts: position at which each query's document
     begins, int64 [B, Q]; earlier keys are masked. window: number of positions that a query attends
-    to, its own included: query i sees key j if i - window < j <= i.
+    to, its own included: query i sees key j if i - window < j <= i. None: no such limit.
     """
     queries = queries.unsqueeze(-1)
     seen = keys <= queries
@@ -31,10 +31,10 @@ def hidden_keys(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Return the mask of keys hidden from each query: bool [1 or B, queries, keys].
+    """Return the mask, true for keys hidden from a query: bool [1 or B, queries, keys].
 
-    queries, keys: their numbers; the last query has the position of the last key. starts, window:
-    as in `seen_keys`.
+    queries, keys: numbers of queries and keys; the last query has the position of the last key.
+    starts, window: as in `seen_keys`. The first dimension is 1 without `starts`.
     """
     positions = torch.arange(keys - queries, keys, device=device).unsqueeze(0)
     return seen_keys(positions, torch.arange(keys, device=device), starts, window).logical_not()
