@@ -39,15 +39,15 @@ POLICIES = {
 }
 
 SavePredicate = Callable[[fx.Node], bool]
-"""Function that returns whether to save a forward value, which is never a view."""
+"""Function (node of a forward value, never a view) → whether to save it for the backward pass."""
 
 
 @dataclass(frozen=True)
 class ActivationCheckpoint:
     """Pass that applies a checkpointing policy: `none`, `selective` or `full`.
 
-    With `full`, the head still saves everything: the loss's backward pass follows its forward pass
-    immediately, so recomputation would cost time and free nothing.
+    With `full`, the head still saves all that its backward pass reads: that pass follows the
+    forward pass immediately, so recomputation would cost time and free nothing.
     """
 
     policy: str
@@ -63,10 +63,11 @@ class ActivationCheckpoint:
 
 
 def policy_predicate(policy: str) -> SavePredicate:
-    """Return the predicate of a policy, which depends only on the op that computes a value.
+    """Return a policy's predicate, which depends only on the op that computes a value.
 
-    `regather`, which only the planner uses, saves all values except the results of tensor-parallel
-    all-gathers, as Megatron does (Korthikanti et al. 2022, section 4.2.2).
+    policy: key of `POLICIES`, or `regather`, which only the planner uses. It saves all values
+    except the results of all-gathers, as Megatron does for those of sequence parallelism
+    (Korthikanti et al. 2022, section 4.2.2).
     """
     if policy == "regather":
         return lambda value: not is_op(producer(value)[0], all_gather)
@@ -78,6 +79,7 @@ def checkpoint(region: Region, should_save: SavePredicate) -> Region:
     """Return the region with a saved set, and a backward graph that recomputes the other values.
 
     region: a region after `differentiate`, with a backward graph that reads every value it needs.
+    should_save: decides on the computed values that are needed; needed inputs are always saved.
     """
     assert region.backward is not None
     rebuild = _RecomputeBackward(region.forward.graph, should_save)

@@ -31,9 +31,10 @@ AXIS = "tp"
 
 @dataclass(frozen=True)
 class AsyncTensor:
-    """Pass that merges tensor-parallel collectives with the neighbouring matmuls.
+    """Pass that merges tensor-parallel all-gathers and reduce-scatters with neighbouring matmuls.
 
-    enabled: false leaves the Program unchanged. Meant for GPUs that access each other's memory.
+    enabled: False leaves the Program unchanged. The merged ops are fast only on GPUs that access
+    each other's memory.
     """
 
     enabled: bool

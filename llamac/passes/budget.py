@@ -52,7 +52,7 @@ class Limit:
 
     nbytes: the budget in bytes. where: line of the spec that sets it, for messages.
     dtype: compute dtype, `bf16` or `fp32`.
-    sharding, fsdp_ranks: the training state that is sharded, and the number of ranks that share it.
+    sharding: training state that is sharded. fsdp_ranks: number of ranks over which it is.
     state_bytes: bytes of optimizer state per parameter.
     micro_batches: micro-batches per data-parallel rank per step; 1 if each reduces its gradients.
     pipeline, virtual: pipeline ranks, and stages per rank.
@@ -73,7 +73,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Pass `checkpoint` under `recompute.policy = "budget"`: solves for the saved sets."""
+    """Pass `checkpoint` under `recompute.policy = "budget"`: solves for the layers' saved sets.
+
+    It also assigns layers to pipeline stages and notes its choice. Raises BudgetError if none fits.
+    """
 
     limit: Limit
     name: str = "checkpoint"
@@ -96,7 +99,7 @@ class Budget:
 class FixedSavedSets:
     """Pass `checkpoint` with saved sets that were solved for another Program with the same ops.
 
-    `verify` uses it for the twin. Layers are split evenly between the variants.
+    `verify` uses it for the twin. With two variants, the first half of the layers runs the first.
 
     saved: names of the values that each variant saves, one or two variants.
     """
@@ -114,10 +117,13 @@ class FixedSavedSets:
 def with_variants(
     program: Program, saved: Sequence[frozenset[str]], uses_first: Sequence[bool]
 ) -> Program:
-    """Return the program with saved sets applied to its layers.
+    """Return the program with saved sets applied to its layers, which must all run one region.
 
-    A layer uses saved[0] where `uses_first` is true, else saved[1]. Other regions save
-    every value that their backward pass reads, since each runs once per micro-batch.
+    Other regions save every value that their backward pass reads, since each runs once per
+    micro-batch. If both sets are used, layers with saved[0] run a new region `block_lean`.
+
+    saved: names of the values to save, for two variants.
+    uses_first: for each layer, whether it saves saved[0]; otherwise it saves saved[1].
     """
     name = program.layers[0]
     block = program.regions[name]
@@ -145,13 +151,13 @@ class CandidateCosts:
     """Memory and time of the candidate saved sets, from which the solver chooses.
 
     sets: candidate saved sets of a layer. names: key of each in `activations`.
-    activations: activation bytes of one micro-batch, by candidate.
-    stages: number of layers of each pipeline stage.
+    activations: activation bytes of one micro-batch, by candidate, with `overlap`'s headroom.
+    stages: number of layers of each pipeline stage; () if there is one stage.
     layers: number of layers of each pipeline rank.
     state: bytes of training state and logits of each pipeline rank.
     in_flight: micro-batches in flight on each pipeline rank.
     seconds: time per micro-batch of each pipeline rank, without recomputation.
-    gradients: gradients that are allocated during the step.
+    gradients: bytes of gradients that are allocated during the step; zero with several ranks.
     """
 
     sets: Sequence[SavedSet]
@@ -185,7 +191,7 @@ class Plan:
     early, late: indices in `CandidateCosts.sets`.
     first: number of layers that use `early`, for each pipeline rank.
     early_layers: for each layer of the model, whether it uses `early`.
-    stages: number of layers of each pipeline stage.
+    stages: number of layers of each pipeline stage; () if there is one stage.
     nbytes: peak bytes of the rank with the highest peak.
     seconds: time per micro-batch of the slowest rank.
     recompute_seconds: recomputation time per micro-batch, summed over ranks.
@@ -204,7 +210,9 @@ class Plan:
 def candidate_costs(program: Program, sets: Sequence[SavedSet], limit: Limit) -> CandidateCosts:
     """Return the costs of candidate saved sets for a differentiated Program.
 
-    All layers must run the same region. sets: candidate saved sets of a layer.
+    All layers must run the same region.
+
+    sets: candidate saved sets of a layer. limit: settings of the run; its budget is not read.
     """
     whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
     name = program.layers[0]
@@ -306,7 +314,7 @@ def _plan(costs: CandidateCosts, early: int, late: int, max_bytes: float) -> Pla
 
 
 Sizes = Callable[[int], float]
-"""Bytes of a rank as a function of the number of its layers that save the first set. From 1 to all
+"""Bytes of a rank as a function of the number of its layers that save `early`. From 1 to all
 but one layer it is a maximum of linear functions (`peak_activation_bytes`), hence convex; the two
 ends, where all layers of a rank save the same set, are separate cases."""
 

@@ -32,6 +32,7 @@ from llamac.ops.embedding import embedding
 from llamac.ops.linear import packed_linear
 from llamac.passes.rebuild import Rebuild
 
+# Inputs of decoding: positions of the new tokens, numbers of the cache's slots, attention mask.
 POSITIONS = TensorType("i64", ("B", "S"))
 SLOTS = TensorType("i64", ("C",))
 SEEN = TensorType("bool", ("B", "S", "C"))
@@ -42,7 +43,8 @@ class Cache:
     """Pass that turns a one-rank Program, after `select_kernels`, into one that generates text.
 
     Its regions are `embed`, `prefill`, `decode`, `logits` and `visible`, which computes the
-    attention mask of decoding once per step. The symbol C is the cache's capacity in positions.
+    attention mask of decoding once per step for all layers. The symbol C is the cache's capacity in
+    positions, by default the training sequence length.
 
     window: the model's sliding window in positions, or None. It is given here because training's
     Program has none if no training sequence is longer than the window, while generated text may be.

@@ -29,7 +29,10 @@ AXIS = "cp"
 
 @dataclass(frozen=True)
 class Context:
-    """Pass that applies context parallelism. ranks: number of ranks that split each sequence."""
+    """Pass that applies context parallelism.
+
+    ranks: number of ranks that split each sequence; 1 leaves the Program unchanged.
+    """
 
     ranks: int
     name: str = "context"

@@ -20,7 +20,10 @@ from llamac.passes.analysis.timing import TimingModel, timeline
 
 @dataclass(frozen=True)
 class Cut:
-    """Pass that assigns layers to pipeline stages. stages: number of stages over all ranks."""
+    """Pass that assigns layers to pipeline stages, unless `budget` has assigned them.
+
+    stages: number of stages over all ranks; 1 leaves the Program unchanged.
+    """
 
     stages: int
     name: str = "cut"
@@ -44,12 +47,12 @@ def region_seconds(region: Region, timing: TimingModel) -> float:
 def balance_stages(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return the number of layers of each stage, at least one, that minimises the slowest stage.
+    """Return each stage's number of layers, at least one, such that the slowest is fastest.
 
     Among equally slow assignments, the sum of squared stage times is minimised.
 
     Args:
-        layers: Seconds of each layer.
+        layers: Seconds of each layer, in order; not fewer layers than stages.
         stages: Number of stages.
         before: Seconds that the first stage takes in addition to its layers.
         after: Seconds that the last stage takes in addition to its layers.
@@ -95,6 +98,8 @@ def balance_equal_layers(
     each: float, count: int, stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
     """Return the result of `balance_stages` for `count` layers that take `each` seconds.
+
+    stages, before, after: as for `balance_stages`.
 
     Each layer is added to the stage with the least time. On a tie it is added to the last such
     stage, which saves the activations of the fewest micro-batches.

@@ -37,10 +37,10 @@ INFERENCE = ("logits", "evaluate")  # regions without a backward pass
 
 @dataclass(frozen=True)
 class Differentiate:
-    """Pass that adds a backward graph to each region through which a trained weight is reached.
+    """Pass that adds a backward graph to each region between the first trained weight and the loss.
 
-    With frozen weights, regions before the first trained one get none. Neither do `logits` and
-    `evaluate`.
+    Without frozen weights, these are all regions but `logits` and `evaluate`. If `augment` changes
+    the head, its original forward graph becomes the region `evaluate`.
     """
 
     name: str = "differentiate"
@@ -100,7 +100,9 @@ def _floating(node: fx.Node) -> list[fx.Node]:
 
 
 def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
-    """Return the region with a backward graph. Its saved set is every value that the graph reads.
+    """Return the region with a backward graph.
+
+    Its saved set is every input and computed value that the graph reads.
 
     frozen: names of parameters that get no gradient. Values that only such gradients would read are
     neither computed nor saved.

@@ -36,7 +36,10 @@ from llamac.ops.views import split, split_heads
 
 @dataclass(frozen=True)
 class Fuse:
-    """Pass that applies all fusions. loss_chunk: tokens per block of logits in the fused loss."""
+    """Pass that fuses add and RMSNorm, SwiGLU, q's and k's rotation, and the projection and loss.
+
+    loss_chunk: tokens per block of logits in the fused loss.
+    """
 
     loss_chunk: int
     name: str = "fuse"

@@ -26,13 +26,18 @@ if TYPE_CHECKING:
     from llamac.spec import Spec
 
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
+"""dtype in the IR for each value of `precision.compute`."""
+
 HANDLED = {"position": ("rope", "learned"), "norm_position": ("pre", "post")}
 """Supported values of the [model] keys that are not looked up in a table of ops."""
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Pass that builds a Program from a spec. All other passes read only the Program."""
+    """Pass that builds a Program from a spec, for one rank and without backward graphs.
+
+    All other passes read only the Program. Raises ValueError for a model that it does not support.
+    """
 
     name: str = "lower"
 

@@ -62,6 +62,7 @@ SLACK = 2.0
 class Overlap:
     """Pass that reorders ops so that collectives run while other ops compute.
 
+    enabled: False leaves the Program unchanged.
     headroom: bytes by which it may raise a graph's peak memory; None: `default_headroom`.
     """
 
@@ -87,12 +88,12 @@ def overlap_collectives(
     timing: TimingModel,
     headroom: int | None = None,
 ) -> fx.GraphModule:
-    """Return the graph with asynchronous collectives, in the order with the least estimated time.
+    """Return the graph with asynchronous collectives, in the fastest of three scheduled orders.
 
-    If no order is faster, `module` itself is returned.
+    If none is faster within the headroom, `module` itself is returned.
 
     live_out: names of values that outlive the graph in addition to its output.
-    headroom: see `Overlap`.
+    timing: estimates the time of ops. headroom: as for `Overlap`.
     """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
@@ -113,7 +114,9 @@ def overlap_collectives(
 def default_headroom(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
     """Return the default of `Overlap.headroom`, bytes by which a graph's peak memory may grow.
 
-    Three times the operands and results of its largest collective; 0 without collectives.
+    It is three times the operands and result of the largest collective, or 0 without collectives.
+
+    symbols: value of each symbolic dimension.
     """
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))

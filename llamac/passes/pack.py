@@ -33,12 +33,18 @@ from llamac.ops.linear import linear
 from llamac.ops.views import split
 
 PACKS = {("wq", "wk", "wv"): "wqkv", ("w1", "w3"): "w13"}
+"""Name of the packed weight, by the names of the weights that it merges."""
+
 OUTPUTS = {"wqkv": "qkv", "w13": "gate_up"}
+"""Name of a packed linear's result, by the name of its weight."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Pass that merges linears with a common input into one matmul."""
+    """Pass that merges linears with a common input into one matmul: wq, wk, wv and w1, w3.
+
+    The A matrices of their LoRA adapters are merged too.
+    """
 
     name: str = "pack"
 

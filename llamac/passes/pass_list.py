@@ -34,7 +34,9 @@ class Pass(Protocol):
     """Interface of a pass: a frozen dataclass whose fields are its options."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the pass in commands and in the names of IR files."""
+        ...
 
     def apply(self, program: Program) -> Program:
         """Return the rewritten Program without changing the given one."""
@@ -42,12 +44,12 @@ class Pass(Protocol):
 
 
 SavedSets = tuple[tuple[str, ...], ...]
-"""Names of the values that each variant of a layer saves."""
+"""Names of the values that each variant of a layer saves: one or two variants, or () for none."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Entry of the pipeline's list.
+    """Entry of `ROWS`: a pass and how it is built from a spec.
 
     kind: class of the pass.
     make: builds the pass from the spec and, for `checkpoint`, the fixed saved sets of `stages`.
@@ -74,7 +76,10 @@ ROWS = (
 """The passes after `lower`, in order."""
 
 OPTIONAL = tuple(row.kind.name for row in ROWS if row.optional)
+"""Names of the passes that `--disable` may remove."""
+
 NAMES = (Lower.name, *(row.kind.name for row in ROWS))
+"""Names of all passes, `lower` included, in order."""
 
 
 def passes_for(spec: Spec, fixed_sets: SavedSets = ()) -> tuple[Pass, ...]:
@@ -162,13 +167,19 @@ def stages(
 
 
 def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the Program after the last pass. disable, errors: as for `stages`."""
+    """Return the spec's Program after the last pass.
+
+    disable: names of passes to skip. Raises the errors of `stages`.
+    """
     *_, last = stages(spec, disable)
     return last.program
 
 
 def single_rank_spec(spec: Spec) -> Spec:
-    """Return the spec with all parallel degrees 1 and without a memory budget, for generation."""
+    """Return the spec with the whole model on each rank and no memory budget, for generation.
+
+    Data-parallel degrees stay. A budget is replaced by the policy `selective`.
+    """
     recompute = {"recompute.policy": "selective", "recompute.budget": None}
     return spec.replace(WHOLE | (recompute if spec.recompute.budget else {}))
 

@@ -29,6 +29,8 @@ class Rebuild:
     A subclass sets `rules`: op name → rule. `rule(self, node)` adds ops to `self.build` and returns
     the value that replaces the op's result, or a tuple of values for several results. Ops without a
     rule are copied, with types inferred from the new operands.
+
+    build: builder of the new graph. values: by old node, its new node or tuple of nodes.
     """
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -63,7 +65,7 @@ class Rebuild:
         return type_of(node)
 
     def new(self, node: fx.Node) -> tuple[Any, ...]:
-        """Return the new graph's values for the operands of an op of the old graph."""
+        """Return the new graph's values for the operands of an old graph's op; None stays None."""
         return tuple(value and self.values[value] for value in operands(node))
 
     def copy_op(self, node: fx.Node, **changed: Any) -> Any:
@@ -78,7 +80,7 @@ class Rebuild:
 
 
 def result_names(node: fx.Node) -> tuple[str, ...]:
-    """Return the names of an op's results, with the op's default names for unused ones."""
+    """Return the names of an op's results; unused ones have the op's default name, or `_`."""
     usual = op_of(node).results or ("_",) * len(results(node))
     return tuple(
         name if value is None else value.name

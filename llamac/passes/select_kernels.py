@@ -30,7 +30,9 @@ class NoKernelError(ValueError):
 
 @dataclass(frozen=True)
 class SelectKernels:
-    """Pass that chooses the attention kernel.
+    """Pass that chooses the attention kernel and notes why the others were rejected.
+
+    Raises NoKernelError if the requested kernel cannot run.
 
     attention: `auto`, or the name of the requested kernel.
     device: `cpu`, `cuda`, or `auto` if it is known only when training starts.

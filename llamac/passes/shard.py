@@ -57,23 +57,26 @@ from llamac.ops.vocab_parallel import (
 from llamac.passes.rebuild import Rebuild
 
 AXIS = "tp"
-STREAM = "x"  # values passed between regions
+STREAM = "x"  # name of a region's input that is the residual stream
 COLUMN = ("wq", "wk", "wv", "wqkv", "w1", "w3", "w13", "tok_embeddings", "output")
 ROW = ("wo", "w2")
+"""Last part of the names of weights that are split along dim 0 (`COLUMN`) and dim 1 (`ROW`)."""
+
 PARALLEL = {
     cross_entropy.name: parallel_cross_entropy,
     linear_cross_entropy.name: parallel_linear_cross_entropy,
     log_probability.name: parallel_log_probability,
     linear_log_probability.name: parallel_linear_log_probability,
 }
-"""Losses and their vocabulary-parallel forms."""
+"""Vocabulary-parallel form of each loss, by the name of its op."""
 
 
 @dataclass(frozen=True)
 class Shard:
     """Pass that applies tensor parallelism.
 
-    tensor: number of ranks. sequence: whether to apply sequence parallelism as well.
+    tensor: number of ranks; 1 leaves the Program unchanged.
+    sequence: whether to apply sequence parallelism as well.
     """
 
     tensor: int
