@@ -25,16 +25,19 @@ from llamac.runtime.errors import remedy
 from llamac.spec import Spec
 
 MANIFEST = "MANIFEST.json"
+"""Emitted file with llamac's version and the sha256 of each other emitted file."""
 
 
 class BuildError(Exception):
-    """The directory cannot be written. The message says why, and what to do."""
+    """An emitted directory cannot be written. The message says why, and what to do."""
 
     exit_code = 2
 
 
 MakePlan = Callable[[Program], str]
-"""Function that returns the text of plan.json for a Program; `emit` does not import `plan`."""
+"""Function (Program after the last pass) → text of plan.json. Callers pass it, as `emit` may not
+import `plan`.
+"""
 
 
 def files_of(
@@ -44,7 +47,7 @@ def files_of(
 
     The same spec and llamac version give the same text.
 
-    stages: the Program after each pass, in order.
+    stages: the spec's Program after each pass, in order; one that changed nothing has no IR file.
     make_plan: function that returns plan.json; None emits no plan.json.
     """
     files: dict[str, str] = {}
@@ -73,7 +76,10 @@ def files_of(
 
 
 def is_informational(name: str) -> bool:
-    """Return whether an emitted file only informs, as README.md, plan.json and ir/ do."""
+    """Return whether an emitted file is for reading only: README.md, plan.json and those in ir/.
+
+    name: relative path.
+    """
     return name in ("README.md", "plan.json") or name.startswith("ir/")
 
 

@@ -30,11 +30,11 @@ class Report:
     """Memory and communication of rank 0 in one training step.
 
     ranks: number of ranks of the run.
-    parameters: elements of rank 0's trained parameters; parameter_bytes: their bytes in the compute
-    dtype.
+    parameters: elements of rank 0's trained parameters, after sharding.
+    parameter_bytes: their bytes in the compute dtype.
     state_bytes: bytes of optimizer state on rank 0, master weights included.
     micro_batches: micro-batches of rank 0 per step.
-    collectives: (kind, ranks of the group) → [calls, input bytes].
+    collectives: (kind, ranks of the group) → [calls, sum of input bytes] of rank 0.
     """
 
     ranks: int
@@ -72,6 +72,7 @@ KINDS = {
     "allreduce": "all_reduce",
     "all_reduce": "all_reduce",
 }
+"""Kind of a collective by a part of its operator's name."""
 
 
 def _collective_of(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:

@@ -37,6 +37,8 @@ PLAIN = Sizes()
 """Sizes without named constants: all numbers are written as literals."""
 
 SEQUENCES_PURPOSE = "Return the log-probability of each sequence's targets."
+"""Docstring of the head's function if it compares sequences, for dpo."""
+
 PURPOSE = {
     "embed": "Map token ids to the residual stream.",
     "head": "Return the loss, summed over all targets.",
@@ -46,7 +48,10 @@ PURPOSE = {
     "visible": "Return the mask of the cached positions that the queries attend to.",
     "decode": "Run one layer over new tokens, which attend to the key-value cache.",
 }
+"""Docstring of each region's forward function, except blocks."""
+
 LAYER = "Run one layer on the residual stream."
+"""Docstring of a block's forward function."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Signature:
 def signature(region: Region) -> Signature:
     """Return the names of the arguments and results of a region's functions.
 
-    Without a backward graph only `inputs` and `output` are set.
+    Without a backward graph, all fields but `inputs` and `output` are empty.
     """
     forward = region.forward.graph
     arguments = placeholders(forward, "input", "constant", "param")
@@ -113,7 +118,10 @@ SourceLine = tuple[str, fx.Node | None]
 def source_lines(
     region: Region, direction: Literal["forward", "backward"], sizes: Sizes = PLAIN
 ) -> Iterator[SourceLine]:
-    """Yield the lines of a region's forward or backward function, with the node of each."""
+    """Yield the lines of a region's forward or backward function, with the node of each or None.
+
+    sizes: constants that are written in place of numbers.
+    """
     return (_forward_lines if direction == "forward" else _backward_lines)(region, sizes)
 
 
@@ -315,5 +323,5 @@ def _elements(text: str) -> Iterator[str]:
 
 
 def shape(kind: TensorType) -> str:
-    """Format a type's shape as in comments: `[B, S, 256]`, or `scalar`."""
+    """Return a type's shape as text for comments: `[B, S, 256]`, or `scalar`."""
     return f"[{', '.join(map(str, kind.shape))}]" if kind.shape else "scalar"

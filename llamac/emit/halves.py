@@ -11,13 +11,14 @@ from llamac.ir.program import Region
 
 ATTENTION, FEED_FORWARD = "attention", "feed-forward"
 FEW = 4
-"""Minimum length of a section inside the other half; `overlap` moves shorter runs of ops there."""
+"""Fewest ops that form a section inside the other half; `overlap` moves shorter runs there."""
 
 
 def forward_halves(region: Region) -> dict[fx.Node, str]:
-    """Map each op of a block's forward graph to its half; empty for other regions.
+    """Map each op of a block's forward graph to its half, `attention` or `feed-forward`.
 
-    An op belongs to the half whose parameter it reads, else to that of its operands.
+    An op belongs to the half whose parameter it reads, else to that of its operands (feed-forward
+    if they differ), else to attention. Empty for other regions.
     """
     graph = region.forward.graph
     parameters = _parameters(graph)
@@ -33,10 +34,11 @@ def forward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def backward_halves(region: Region) -> dict[fx.Node, str]:
-    """Map each op of a block's backward graph to its half; empty for other regions.
+    """Map each op of a block's backward graph to its half, `attention` or `feed-forward`.
 
     An op belongs to the half whose parameter it reads or differentiates, else to that of the
-    forward value that it recomputes or differentiates, else to that of its operands.
+    forward value that it recomputes or differentiates, else to that of its operands (attention if
+    they differ), else to that of the previous op. Empty for other regions.
     """
     assert region.backward is not None
     graph = region.backward.graph
@@ -61,7 +63,8 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
     """Map the first op of each section to the name of its half.
 
-    A few ops of the other half among many do not start a section. halves: in the graph's order.
+    Fewer than `FEW` consecutive ops of a half do not start a section, unless they are the graph's
+    first or last. halves: half of each op, in the graph's order.
     """
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     first_nodes: dict[fx.Node, str] = {}

@@ -17,7 +17,7 @@ EMITTED_MODULES = ("model", "whole_model", "inference", "generate", "train", "ru
 
 @contextmanager
 def import_emitted(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
-    """Context manager that imports an emitted module, together with its `runtime` package.
+    """Context manager that yields an emitted module, imported together with its `runtime` package.
 
     On exit, modules of the same names that were imported before are put back into `sys.modules`.
     The emitted module remains usable, except for imports that it makes later.

@@ -14,6 +14,7 @@ from llamac.ir.program import Program
 from llamac.ops.linear import packed_linear
 
 ORDER = ("embed", "prefill", "visible", "decode", "logits")
+"""Regions whose functions inference.py contains, in order."""
 
 
 def render_inference(program: Program, module: str = "model") -> str:

@@ -298,7 +298,8 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
 def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> Iterator[str]:
     """Yield the source lines of the call of `rope_tables`, which computes the rotary tables.
 
-    arguments: those of the Program's `Buffer`.
+    arguments: those of the Program's `Buffer`: positions, head_dim, theta and scaling.
+    sizes: constants that are written in place of numbers.
     positions: Python expression for the number of positions; "" takes it from `arguments`.
     """
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}

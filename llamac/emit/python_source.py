@@ -13,14 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from llamac.resources import directory
 
 WIDTH = 100
+"""Maximum length of a line of generated Python, in columns."""
 
 
 @functools.cache
 def environment() -> Environment:
     """Return the Jinja environment for the templates that llamac ships.
 
-    An undefined name raises. Templates write values of the spec with `py` or `constant` in Python
-    and with `sh` in shell scripts, which quote and escape them.
+    A template that uses an undefined name raises jinja2's UndefinedError. Templates write values of
+    the spec with `py` or `constant` in Python and with `sh` in shell scripts, which quote and
+    escape them.
     """
     templates = Environment(
         loader=FileSystemLoader(directory("templates")),
@@ -36,7 +38,10 @@ def environment() -> Environment:
 
 
 def constant(name: str, value: Any) -> str:
-    """Return the statement `NAME = literal`, wrapped if the line is too long."""
+    """Return the statement `NAME = literal`, wrapped if it exceeds `WIDTH`.
+
+    value: as for `python_literal`.
+    """
     text = python_literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
@@ -44,8 +49,9 @@ def constant(name: str, value: Any) -> str:
 
 
 def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
-    """Return a TOML value as a Python literal in ruff's format.
+    """Return a value as a Python literal in ruff's format; containers wrap beyond `WIDTH`.
 
+    value: str, number, bool, None, or a dict, list or tuple of such values.
     used: columns to the left of it on its first line. indent: spaces at the start of that line.
     """
     if isinstance(value, str):

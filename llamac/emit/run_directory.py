@@ -16,6 +16,7 @@ from llamac.spec import Spec
 
 # Spec values that determine the loss curve, as in the emitted train.py's SETTINGS.
 SETTINGS = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
+# Values in these sections that do not affect the curve.
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
 LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer reports the effect
 

@@ -10,6 +10,7 @@ from llamac.emit.python_source import python_literal
 from llamac.ir.graph import ops_in, output_of, type_of
 from llamac.ir.program import Parameter, Piece, Program
 
+# Output features of wq, and of wk and wv.
 QUERIES, KEYS = "N_HEADS * HEAD_DIM", "N_KV_HEADS * HEAD_DIM"
 ROWS = {
     "wq": QUERIES,
@@ -25,10 +26,10 @@ ROWS = {
     "q_norm": "HEAD_DIM",
     "k_norm": "HEAD_DIM",
 }
-"""Rows of a parameter's shape, by the last part of its name; others have DIM rows."""
+"""Expression for a parameter's rows by the last part of its name; others have DIM rows."""
 
 COLUMNS = {"wo": QUERIES, "w2": "FFN_DIM"}
-"""Columns of a parameter's shape, by the last part of its name; others have DIM columns."""
+"""Expression for a matrix's columns by the last part of its name; others have DIM columns."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "eps": ("NORM_EPS",),
@@ -140,7 +141,10 @@ class Sizes:
         ]
 
     def rows(self, piece: Piece) -> Any:
-        """Return the rows of a canonical parameter over all ranks, as an Expression if one fits."""
+        """Return the number of rows of a canonical parameter over all ranks.
+
+        On a single tensor-parallel rank it is an Expression if one fits.
+        """
         name = piece.name.rpartition(".")[2].removesuffix("_bias")
         return (
             self._as_expression(piece.rows, (ROWS.get(name, "DIM"),))

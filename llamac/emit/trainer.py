@@ -24,6 +24,7 @@ from llamac.spec.rules.cuda_graphs import cuda_graph_objections
 
 PACKAGE = Path(llamac.__file__).parent
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
+"""Files beside model.py that are emitted for every spec, each from the template of its name."""
 
 
 def render_trainer(spec: Spec, has_plan: bool = False) -> dict[str, str]:
@@ -41,7 +42,9 @@ def render_trainer(spec: Spec, has_plan: bool = False) -> dict[str, str]:
 def launch_files(launch: Launch) -> tuple[str, ...]:
     """Return the relative paths of the launch scripts that are emitted for a spec.
 
-    The Kubernetes manifest needs `launch.image` and `launch.volume`.
+    The Kubernetes manifest is among them if `launch.image` and `launch.volume` are set.
+
+    launch: the spec's [launch].
     """
     names = ("launch/local.sh", "launch/slurm.sbatch", "launch/skypilot.yaml")
     kubernetes = launch.image and launch.volume
@@ -78,10 +81,10 @@ def stream_shape(spec: Spec) -> tuple[int, int, int]:
 
 
 def has_whole_model(spec: Spec) -> bool:
-    """Return whether whole_model.py, the model without parallelism, is emitted.
+    """Return whether whole_model.py, the model without parallelism, is emitted to generate text.
 
     That is so under tensor, context or pipeline parallelism, whose model.py cannot run on a single
-    rank. Text is generated with it.
+    rank.
     """
     return spec.parallel.tensor * spec.parallel.context * spec.parallel.pipeline > 1
 

@@ -21,10 +21,10 @@ def trusted_program(run: Path) -> dict[str, str]:
     """Return the files that determine what a run's program computes, as text by relative path.
 
     They are generated from the directory's spec.toml, not read from the directory. Raises
-    UntrustedError if it holds different ones: they might not be llamac's code, or not the code that
-    trained the weights.
+    UntrustedError if a run's own files differ or are missing: they might not be llamac's code, or
+    not the code that trained the weights.
 
-    run: directory of a run or of an import, which holds no code.
+    run: directory of a run, or of an import, which holds no code and is not compared.
     """
     spec = load_spec(str(run / "spec.toml"))
     files = {

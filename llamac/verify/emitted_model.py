@@ -23,7 +23,9 @@ from llamac.verify.simulated_ranks import run_on_ranks, sum_losses
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
-    """Run the emitted model on the oracle's batch and return its outputs.
+    """Run the emitted model in float64 on the oracle's batch and return its outputs without `norm`.
+
+    Raises ValueError if, on one rank, packing loses or moves an element.
 
     files: text of the emitted files by relative path.
     mesh: ranks on each axis, all simulated in this process; empty for one rank.

@@ -25,9 +25,9 @@ from llamac.runtime.parameters import canonical_views
 
 
 def prompt_lengths(rows: int, positions: int) -> Tensor:
-    """Return a prompt length for each row, int64 [B], from 1 to positions - 1.
+    """Return a prompt length for each row, int64 [B], spread evenly from 1 to positions - 1.
 
-    The rest of each row is decoded.
+    The rest of each row is decoded. With one position all lengths are 1.
 
     rows: B. positions: number of columns P of the prompt, padding included.
     """

@@ -22,7 +22,8 @@ class GraphRehearsal:
     def __init__(self, optimizer: Any, fails: bool = False) -> None:
         """Create a recorder.
 
-        optimizer: optimizer whose gradients accumulate. fails: whether captures raise an error.
+        optimizer: the trainer's, into whose masters' gradients captured calls accumulate.
+        fails: whether captures raise an error, as unsupported work does on CUDA.
         """
         self.optimizer, self.fails = optimizer, fails
         self.runs = self.captures = self.replays = 0
@@ -35,7 +36,10 @@ class GraphRehearsal:
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Return a function that replays `work`, and the loss tensor that each replay overwrites.
 
-        Raises RuntimeError, as CUDA does, if `fails` is set.
+        The loss is NaN until the first replay, and gradients are as before the call. Raises
+        RuntimeError, as CUDA does, if `fails` is set, and AssertionError without gradients.
+
+        work: accumulates gradients and returns the loss.
         """
         self.captures += 1
         before = [gradient.clone() for gradient in self._gradients()]

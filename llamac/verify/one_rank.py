@@ -26,7 +26,11 @@ import torch
 
 
 class StepSequences:
-    """Data source that yields the given sequences, in place of `Mixture`."""
+    """Data source that yields given sequences, in place of the runtime's `Mixture`.
+
+    rows: the sequences, int64 Tensor [N, S + 1].
+    padding_input: int, id of the token that replaces padding in the model's input.
+    """
 
     split = "step"
 
@@ -37,20 +41,31 @@ class StepSequences:
         return len(self.rows)
 
     def read_sequences(self, starts, count):
-        """Return `count` sequences from each of `starts`, int64 [len(starts) · count, S + 1]."""
+        """Return `count` sequences from each start, an int64 array [len(starts) · count, S + 1].
+
+        starts: iterable of int, indices of sequences. count: int.
+        """
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
 
     def answers(self, starts, count):
-        """Return the row of each sequence that `read_sequences(starts, count)` reads, int64.
+        """Return the index of each sequence that `read_sequences(starts, count)` returns.
 
-        `Preferences` looks up reference log-probabilities by it.
+        It is an int64 array [len(starts) · count], by which the runtime's `Preferences` looks up
+        reference log-probabilities. Arguments as for `read_sequences`.
         """
         rows = torch.arange(len(self.rows))
         return torch.cat([rows[start : start + count] for start in starts]).numpy()
 
 
 class TargetLoss:
-    """Step and evaluation of a trainer whose loss is a sum over targets."""
+    """Step and evaluation of a trainer whose loss is a sum over targets.
+
+    train: the module train.py. model: nn.Module or Pipeline. mesh: the runtime's Mesh.
+    sequences: StepSequences of the step, also used for evaluation.
+    step: function that accumulates gradients and returns this rank's loss, 0-d Tensor.
+    evaluate: function that returns the mean evaluation loss over all ranks, float.
+    count: this rank's number of targets, 0-d Tensor.
+    """
 
     def __init__(self, train, model, mesh, sequences):
         self.tokens, self.labels = mesh.batch(sequences, 0, train.GLOBAL_BATCH, train.MICRO_BATCH)
@@ -62,7 +77,11 @@ class TargetLoss:
 
 
 class PairLoss:
-    """Step and evaluation of a trainer that compares pairs of sequences (dpo)."""
+    """Step and evaluation of a trainer that compares pairs of sequences (dpo).
+
+    Arguments and attributes as for `TargetLoss`; `count` is this rank's number of pairs.
+    scores: log-probability of each sequence under the reference model, fp32 Tensor [N].
+    """
 
     def __init__(self, train, model, mesh, sequences, scores):
         from runtime.train.preference_loss import Preferences, count_pairs
@@ -77,7 +96,11 @@ class PairLoss:
 
 
 class RecordGradients(torch.optim.Optimizer):
-    """Update rule that stores its gradients as state and changes no parameter."""
+    """Update rule that stores the clipped gradients as its state and changes no parameter.
+
+    params: parameters or parameter groups, as for `torch.optim.Optimizer`. `grad_scale`, a scalar
+    by which gradients are divided, is set by the ShardedOptimizer before each step.
+    """
 
     STATES = ("gradient",)
 
@@ -92,7 +115,10 @@ class RecordGradients(torch.optim.Optimizer):
 
 
 def main(task_file: str, out: str) -> None:
-    """Run the step in `task_file` twice and write this rank's results to OUT.<rank>."""
+    """Run a step twice and write this rank's results to the file OUT.<rank>.
+
+    task_file: path of IN, a dict saved with torch.save. out: OUT, the prefix of the result's path.
+    """
     import model as emitted
     import train
 
@@ -136,7 +162,10 @@ def main(task_file: str, out: str) -> None:
 
 
 def set_nan(optimizer):
-    """Set this rank's first gradient chunk to NaN."""
+    """Set this rank's shard of one canonical parameter's gradient, the first it holds, to NaN.
+
+    optimizer: the runtime's ShardedOptimizer, after a backward pass.
+    """
     optimizer.collect()
     for name, master in optimizer.masters.items():
         chunks = optimizer.sharding.chunks(name, optimizer.trainable[name], master.grad)
@@ -146,7 +175,10 @@ def set_nan(optimizer):
 
 
 def pipeline(train, mesh):
-    """Return this rank's pipeline stages, built as in train.py."""
+    """Return this rank's pipeline stages as the runtime's Pipeline, built as in train.py.
+
+    train: the module train.py. mesh: the runtime's Mesh.
+    """
     shapes = train.GLOBAL_BATCH // train.GLOBAL_MICRO_BATCH, train.ACTIVATION_SHAPE, train.POSITIONS
     return train.Pipeline(train.Model, len(train.STAGES), mesh, train.DTYPE, *shapes)
 
@@ -155,7 +187,8 @@ def pipeline(train, mesh):
 def load_weights(model, sharding, weights) -> None:
     """Copy this rank's shards of the weights into its model; padding rows become zero.
 
-    sharding: the model's ParamSharding. weights: full tensors by canonical name.
+    model: nn.Module or Pipeline. sharding: the model's ParamSharding.
+    weights: dict of full tensors by canonical name.
     """
     from runtime.distributed.param_sharding import local_shard
 

@@ -24,7 +24,8 @@ NEGLIGIBLE = 1e-3
 class ModelOutput:
     """Outputs of a model for one batch; None means not measured.
 
-    loss, evaluated: output of the head; the latter from a forward pass without a backward pass.
+    loss, evaluated: loss, 0-d, or for dpo log-probabilities of sequences, [B]; `evaluated` is from
+    a forward pass without a backward pass.
     gradients: by canonical name. logits: of the prompt, [B, P, V]. norm: gradient norm, 0-d.
     """
 
@@ -39,7 +40,7 @@ class ModelOutput:
 class Oracle:
     """A batch, random weights, and the reference's outputs for them.
 
-    weights: by canonical name.
+    weights: float64, by canonical name.
     tokens, labels: int64 [B, S]. Labels are the next tokens; each row ends in a different amount of
     padding, so that micro-batches and ranks have different numbers of targets.
     prompt: int64 [B, P], with P < S where S > 1.
@@ -113,9 +114,10 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator, scale: float) -
 def errors(
     found: ModelOutput, expected: ModelOutput, negligible: float = NEGLIGIBLE
 ) -> dict[str, float]:
-    """Return the relative error of each output in `expected`, by name.
+    """Return the relative error of each output in `expected`, by the output's name.
 
-    It is infinite for a missing or unexpected output, a wrong shape, and NaN.
+    Names are `loss`, `evaluated`, `logits`, `norm` and `d <parameter>`. An error is infinite for a
+    missing output, an unexpected gradient, a wrong shape, and values that are not finite.
 
     negligible: smallest scale for a gradient's error, as a fraction of the largest gradient.
     """
@@ -145,9 +147,9 @@ def gradient_key(name: str) -> str:
 
 
 def relative_error(found: Tensor | None, expected: Tensor, at_least: float = 0.0) -> float:
-    """Return max |found - expected| / max(|expected|, at_least).
+    """Return max |found - expected| / max(max |expected|, at_least).
 
-    It is infinite if `found` is None, has another shape or is not finite.
+    It is infinite if `found` is None, has another shape or is not finite, and 0 if all are zero.
     """
     if found is None or found.shape != expected.shape:
         return math.inf

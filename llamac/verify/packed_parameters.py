@@ -44,7 +44,7 @@ def module_packing_problem(
     Each parameter is converted from canonical to packed form and back, with a distinct value for
     every element. The module's parameters are overwritten, in the end with `weights`.
 
-    views: returns canonical names and views of a packed tensor.
+    module: the emitted model. views: returns canonical names and views of a packed tensor.
     weights: the expected canonical parameters by name.
     """
     with torch.no_grad():

@@ -44,7 +44,7 @@ CLIPPED = 0.5
 ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[\w.]+(?:Error|Exception)|error)\b.*)", re.M)
 """Pattern of the line in a traceback that names the error; torch.distributed prefixes the rank."""
 
-SEQUENCES = 4
+SEQUENCES = 4  # of a step, over all ranks
 SECONDS = 300  # timeout of one layout
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"one rank": {}},
@@ -72,15 +72,16 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "pp4": {"pipeline": 4},
     },
 }
+"""Settings of [parallel] for each layout, by number of ranks and by name."""
 
 
 @dataclass(frozen=True)
 class LayoutComparison:
     """Errors of a layout relative to one rank.
 
-    errors: relative error of each output by name.
+    layout: name in `LAYOUTS`. errors: relative error of each output, by the names of `errors`.
     refused: reason why the spec does not allow the layout, or "".
-    problem: error that prevented a result, or "".
+    problem: message of the error that prevented a result, or "".
     """
 
     layout: str
@@ -90,20 +91,20 @@ class LayoutComparison:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The output with the largest relative error, and that error."""
+        """Name of the output with the largest relative error, and the error; `nothing` if none."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
     def failed(self) -> bool:
-        """Whether there is no result, or an error exceeds `ROUNDING`."""
+        """Whether there is a problem or an error above `ROUNDING`; False for a refused layout."""
         return bool(self.problem) or not self.worst[1] <= ROUNDING
 
 
 def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[LayoutComparison]:
     """Run a small twin of a spec in each parallel layout; yield each comparison with one rank.
 
-    One rank itself is compared with the eager reference in float64; if it fails to run, its
-    comparison is the only one.
+    One rank itself, if 1 is in `counts`, is compared with the eager reference in float64. It always
+    runs; if it fails, its comparison is the only one.
 
     counts: numbers of ranks, keys of `LAYOUTS`. emit: returns the emitted files of a spec.
     """
@@ -141,9 +142,9 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Layou
 
 
 def divisible_twin(spec: Spec) -> Spec:
-    """Return the spec's twin for one rank, with sizes that divide over four ranks.
+    """Return the spec's twin for one rank in fp32, with sizes that divide over four ranks.
 
-    Grouped-query attention keeps two key-value heads, fewer than the ranks.
+    Grouped-query attention keeps two key-value heads, fewer than four ranks.
     """
     twin = shrink(spec.replace(ONE_RANK))
     model = twin.model
@@ -167,6 +168,7 @@ def divisible_twin(spec: Spec) -> Spec:
 class Objective:
     """The loss that a trainer computes from the model's output, in float64.
 
+    finetune: the spec's [finetune], which sets the loss.
     reference: random log-probabilities [B] in place of the reference model's, for dpo.
     """
 
@@ -176,13 +178,19 @@ class Objective:
         self.reference = -10 * torch.rand(SEQUENCES, dtype=torch.float64, generator=random)
 
     def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Return the gradient of the model's output. labels: int64 [B, S]."""
+        """Return the gradient of the summed loss with respect to the head's output, of its shape.
+
+        output: 0-d loss, or for dpo log-probabilities [B]. labels: int64 [B, S].
+        """
         if not self.finetune.is_dpo:
             return loss_cotangent(output)
         return self._preference(output, labels)[1]
 
     def mean(self, oracle: Oracle) -> ModelOutput:
-        """Return the loss per target or pair, its gradient norm, and the clipped gradients."""
+        """Return the oracle's loss per target or pair, and gradients clipped as a trainer does.
+
+        `norm` is the gradient norm before clipping to `CLIPPED` times it; both losses are the same.
+        """
         loss, count = oracle.outcome.loss, count_targets(oracle.labels)
         if self.finetune.is_dpo:
             loss = self._preference(loss, oracle.labels)[0][0]

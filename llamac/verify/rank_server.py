@@ -29,7 +29,7 @@ TIMED_OUT = 124  # exit code of a launch that was killed, as from `timeout`
 
 @dataclass
 class RanksEnded:
-    """Exit code and output of one launch.
+    """Exit code and output of one launch, as described in `RankServer.run`.
 
     failed: the first rank that failed; None if none failed before the timeout.
     """
@@ -66,6 +66,8 @@ class RankServer:
         The return code is that of the first rank that failed (negative: killed by that signal), or
         124 after the timeout. Output is that of all ranks; the errors of the first rank that failed
         come first, since those of the others may follow from it.
+
+        Raises RuntimeError if the server process has ended.
 
         timeout: in seconds. environment: further environment variables of the ranks.
         """

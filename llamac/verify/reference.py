@@ -28,7 +28,7 @@ NORMS: dict[str, Callable[..., Tensor]] = {
     "rmsnorm": lambda x, gain, bias, eps: F.rms_norm(x, gain.shape, gain, eps),
     "layernorm": lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
 }
-"""Formulas by `model.activation` and `model.norm`, independent of the compiler's."""
+"""Formula of each `model.norm`; like `ACTIVATIONS`, it is independent of the compiler's."""
 
 PADDING = -1
 """Label of a position without a target."""
@@ -101,6 +101,7 @@ def rope_frequencies(model: Any) -> Tensor:
 
     `linear` scaling divides all frequencies by the factor (arXiv:2306.15595). `llama3` divides
     those of long wavelengths, keeps those of short ones and interpolates between them (Llama 3.1).
+    Raises ValueError for another kind of scaling.
     """
     exponents = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
     frequencies = model.rope_theta**-exponents
@@ -119,10 +120,11 @@ def rope_frequencies(model: Any) -> Tensor:
 
 
 def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
-    """Rotate each pair of x, [B, H, S, K], by its position times its frequency.
+    """Return x, [B, H, S, K], with each pair rotated by its position times its frequency.
 
     frequencies: [K/2], radians per position.
-    layout: `interleaved` pairs elements 2i and 2i+1 (Meta), `half_split` i and i + K/2 (HF).
+    layout: `interleaved` pairs elements 2i and 2i+1 (Meta), `half_split` i and i + K/2 (HF); others
+    raise ValueError.
     """
     positions = torch.arange(x.shape[-2], dtype=torch.float64)
     angles = torch.outer(positions, frequencies)  # S K/2
@@ -140,7 +142,7 @@ class Reference(nn.Module):
     """Reference implementation of a spec's model in plain PyTorch, to compare compiled code with.
 
     Parameters are uninitialised until `load` is called. Raises ValueError for an unknown position
-    or norm position.
+    or norm position, or learned positions without `sequence_length`.
 
     model: the spec's [model].
     sequence_length: rows of learned positions. dtype: dtype of parameters and arithmetic.
@@ -189,7 +191,10 @@ class Reference(nn.Module):
         return self
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """Return x @ weight.T (+ bias, + adapter). name: canonical name of the weight."""
+        """Return x @ weight.T, plus the bias and the scaled LoRA adapter where the weight has them.
+
+        name: canonical name of the weight. x: [..., in].
+        """
         y = F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
         if f"{name}_lora_a" not in self.weights:
             return y
@@ -197,13 +202,14 @@ class Reference(nn.Module):
         return y + self.finetune.alpha / self.finetune.rank * (x @ a.T @ b.T)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Normalise x along its last dimension. name: canonical name of the gain."""
+        """Return x, B S D, normalised along D. name: canonical name of the gain."""
         gain, eps = self.weights[name], self.model.norm_eps
         return NORMS[self.model.norm](x, gain, self.weights.get(f"{name}_bias"), eps)
 
     def attention(self, name: str, x: Tensor, masked: Tensor) -> Tensor:
         """Return causal self-attention, B S D -> B S D; H/G query heads share a key-value head.
 
+        name: prefix of its weights' names, such as `layers.0.attention`.
         masked: bool, B 1 S S or S S; true where a query must not attend to a key.
         """
         model = self.model
@@ -252,9 +258,10 @@ class Reference(nn.Module):
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
     def attention_mask(self, tokens: Tensor) -> Tensor:
-        """Return a bool mask, B 1 S S or S S: true where a query must not attend to a key.
+        """Return a bool mask, true where a query must not attend to a key.
 
-        Masked are later keys, keys of other documents and keys outside the window.
+        Masked are later keys, keys of other documents and keys outside the window. Its shape is
+        B 1 S S with `eos`, else S S. tokens: int64 [B, S].
         """
         length = tokens.shape[1]
         position = torch.arange(length, device=tokens.device)
@@ -269,7 +276,10 @@ class Reference(nn.Module):
         return future | (document[:, None, :, None] != document[:, None, None, :])  # B 1 S S
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Return the logits [B, S, V], in the parameters' dtype, of tokens, int64 [B, S]."""
+        """Return the logits [B, S, V], in the parameters' dtype, of tokens, int64 [B, S].
+
+        Negative tokens, which are padding, are embedded as token 0.
+        """
         x = F.embedding(tokens.clamp(min=0), self.weights["tok_embeddings"])  # B S D
         masked = self.attention_mask(tokens)
         if self.model.position == "learned":

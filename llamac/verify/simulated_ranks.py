@@ -22,13 +22,16 @@ TIMEOUT = 120.0
 
 
 class CollectiveMismatch(Exception):
-    """Ranks of one group called different collectives; real ranks would hang."""
+    """Ranks of one group called different collectives, or with different shapes or dtypes.
+
+    Real ranks would hang.
+    """
 
 
 def sum_losses(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
     """Return the sum of the ranks' losses, counting tensor-parallel ranks once.
 
-    losses: losses of all ranks; those of tensor-parallel ranks are equal.
+    losses: losses of all ranks, equal on tensor-parallel ranks. mesh: number of ranks on each axis.
     """
     return torch.stack(list(losses)).sum(0) / mesh.get("tp", 1)
 
@@ -53,8 +56,10 @@ class _Exchange:
 class SimulatedGroup:
     """Stand-in for the runtime's `Group` of one mesh axis, whose ranks are threads.
 
-    Sums are computed in rank order and are therefore deterministic.
+    Sums are computed in rank order and are therefore deterministic. Collectives raise
+    CollectiveMismatch.
 
+    axis: the group's axis. mesh: number of ranks on each axis.
     here: thread-local storage with each thread's `coordinates` in the mesh.
     """
 
@@ -105,10 +110,13 @@ def run_on_ranks(
 ) -> list[T]:
     """Call `function(coordinates)` on all ranks concurrently, and return the results by rank.
 
-    Raises the exception of the first rank that failed.
+    Raises the exception of the first rank that failed. Ranks are in the order of
+    `rank_coordinates(mesh)`.
 
+    mesh: number of ranks on each axis.
     groups: registry in which the groups are looked up (`collectives.GROUPS`); it is filled with
     simulated groups and restored afterwards.
+    function: receives the rank's index on each axis.
     """
     here = threading.local()
     simulated = {axis: SimulatedGroup(axis, mesh, here) for axis in mesh}

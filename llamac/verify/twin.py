@@ -13,6 +13,7 @@ from llamac.ops.attention import attention
 from llamac.passes.pass_list import stages
 from llamac.spec import Spec
 
+# Largest sizes of a twin, before they are rounded up to divide over ranks; SEQUENCES is exact.
 RANK = 3  # of adapters
 LAYERS = 2  # the fewest that pass activations on
 SEQUENCES = 2
@@ -24,6 +25,7 @@ DIM, FFN_DIM = 256, 1024
 CUDA_ONLY = ("cudnn", "xformers")
 """Attention kernels that have no CPU implementation."""
 UNSHARDED = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
+"""Degrees of [parallel] that are 1 in the twin."""
 
 
 def shrink(spec: Spec) -> Spec:

@@ -38,7 +38,7 @@ Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
 class Verdict:
     """Comparison of one stage with the reference.
 
-    stage: the pass whose Program was run, or the emitted `model.py` or `inference.py`.
+    stage: name of the pass whose Program was run, or of the emitted model.py or inference.py.
     errors: relative error of each output by name; gradients are named `d <parameter>`.
     problem: message of the error that prevented outputs, or "".
     """
@@ -49,12 +49,12 @@ class Verdict:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The output with the largest relative error, and that error."""
+        """Name of the output with the largest relative error, and the error; `nothing` if none."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
-        """The parameter whose gradient has the largest relative error, and that error."""
+        """Name of the parameter with the largest gradient error, and the error; `none` if none."""
         gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
         name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
         return name.removeprefix("d "), error
@@ -67,6 +67,8 @@ class Verdict:
 
 def verdicts(twin: Spec, emit: Emit, fixed_sets: SavedSets = ()) -> Iterator[Verdict]:
     """Yield a verdict for each stage in order, then for model.py, the cache and inference.py.
+
+    If a pass returns an invalid Program, its verdict is the last.
 
     emit: returns the emitted files of a spec.
     fixed_sets: saved sets that the memory budget of the original spec led to.
@@ -112,10 +114,10 @@ def _guarded(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict:
 
 
 def run_program(program: Program, oracle: Oracle) -> ModelOutput:
-    """Return the outputs of a Program of any stage, differentiated first if needed.
+    """Return the outputs of any stage's Program in float64, differentiated first if needed.
 
-    A Program with a mesh runs on all its ranks, simulated in this process. Raises ValueError if the
-    parameter table is wrong.
+    A Program with a mesh runs on all its ranks, simulated in this process. Raises ValueError if,
+    without a mesh, the parameter table is wrong.
     """
     if program.regions["head"].backward is None:
         program = Differentiate().apply(program)
