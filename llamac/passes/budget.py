@@ -73,10 +73,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Pass `checkpoint` under `recompute.policy = "budget"`: solves for the layers' saved sets.
-
-    It also assigns layers to pipeline stages and notes its choice. Raises BudgetError if none fits.
-    """
+    """Pass `checkpoint` with `recompute.policy = "budget"`: solves for saved sets, fixes stages."""
 
     limit: Limit
     name: str = "checkpoint"
@@ -119,11 +116,9 @@ def with_variants(
 ) -> Program:
     """Return the program with saved sets applied to its layers, which must all run one region.
 
-    Other regions save every value that their backward pass reads, since each runs once per
-    micro-batch. If both sets are used, layers with saved[0] run a new region `block_lean`.
-
-    saved: names of the values to save, for two variants.
-    uses_first: for each layer, whether it saves saved[0]; otherwise it saves saved[1].
+    A layer saves the values named in saved[0] where `uses_first` is true, else those in saved[1].
+    If both occur, the former run a new region `block_lean`. Other regions save every value that
+    their backward pass reads, since each runs once per micro-batch.
     """
     name = program.layers[0]
     block = program.regions[name]
@@ -192,8 +187,7 @@ class Plan:
     first: number of layers that use `early`, for each pipeline rank.
     early_layers: for each layer of the model, whether it uses `early`.
     stages: number of layers of each pipeline stage; () if there is one stage.
-    nbytes: peak bytes of the rank with the highest peak.
-    seconds: time per micro-batch of the slowest rank.
+    nbytes: highest peak bytes of a rank. seconds: time per micro-batch of the slowest rank.
     recompute_seconds: recomputation time per micro-batch, summed over ranks.
     """
 
@@ -210,9 +204,7 @@ class Plan:
 def candidate_costs(program: Program, sets: Sequence[SavedSet], limit: Limit) -> CandidateCosts:
     """Return the costs of candidate saved sets for a differentiated Program.
 
-    All layers must run the same region.
-
-    sets: candidate saved sets of a layer. limit: settings of the run; its budget is not read.
+    All layers must run the same region. sets: candidates for a layer. limit: `nbytes` is not read.
     """
     whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
     name = program.layers[0]
