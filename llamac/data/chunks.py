@@ -30,7 +30,7 @@ class SavedChunk:
 class ChunkWriter:
     """Writer of one chunk: a temporary file that `close` renames to `path`.
 
-    bytes: uncompressed JSON bytes written so far. documents: their number.
+    bytes, documents: uncompressed bytes of JSON and number of documents written so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class ChunkWriter:
         self._stream: Any = None
 
     def add(self, document: Document) -> None:
-        """Append a document."""
+        """Append a document; the first one creates the temporary file."""
         if self._file is None:
             self._file = NewFile(self.path)
             compressor = package("zstandard", str(self.path)).ZstdCompressor(level=LEVEL)
@@ -95,7 +95,7 @@ def read(chunk: SavedChunk) -> Iterator[Document]:
 
 
 def read_all(chunks: Iterable[SavedChunk]) -> Iterator[Document]:
-    """Yield the documents of all chunks, in order."""
+    """Yield the documents of all chunks, in order, verifying each chunk as `read` does."""
     for chunk in chunks:
         yield from read(chunk)
 

@@ -32,6 +32,7 @@ MIN_PAGES = 20
 HELD_OUT = 10  # one page in this many is held out for evaluation
 
 Log = Callable[[str], None]
+"""Function that is called with each line of progress."""
 
 
 def train_models(data: Data, log: Log = print) -> dict[str, dict[str, Any]]:
@@ -64,7 +65,7 @@ def train_models(data: Data, log: Log = print) -> dict[str, dict[str, Any]]:
 
 
 def report_line(report: dict[str, Any]) -> str:
-    """Format the training report of a model as one line of text."""
+    """Format a training report of `train_models` as one line of text."""
     if "order" in report:
         return (
             f"  {report['model']}: {report['order']}-grams of {report['documents']:,} documents, "
@@ -227,7 +228,7 @@ def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
 def classifier_metrics(
     scores: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float
 ) -> dict[str, float | None]:
-    """Return precision and recall at `threshold`, and the area under the ROC curve.
+    """Return `precision` and `recall` at `threshold`, and `auc`, the area under the ROC curve.
 
     scores: predicted probabilities, float [n]. truth: labels, bool [n]. A metric is None where it
     is undefined.
@@ -243,7 +244,11 @@ def classifier_metrics(
 
 
 def address_of(url: str) -> str:
-    """Normalise a URL for comparison: drop scheme, `www.`, default port, fragment, final slash."""
+    """Normalise a URL for comparison: `http://www.A.org:80/b/#c` becomes `a.org/b`.
+
+    Scheme, `www.`, port 80 or 443, fragment and final slashes are dropped, and the host is in lower
+    case.
+    """
     address = url.strip().split("#")[0]
     scheme, separator, rest = address.partition("://")
     address = rest if separator else scheme

@@ -28,12 +28,15 @@ from llamac.runtime.durable_files import read_note_or_empty, write_note
 from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
-STATE = "state.json"
+STATE = "state.json"  # progress of a pass, in its folder
 INPUT_PER_CHUNK = 16  # a chunk also ends after reading this many times its size
 
 
 def clean(plan: SourcePlan, number: int, part: Part) -> None:
-    """Run or resume pass `number` over a part, then delete the chunks of the previous pass."""
+    """Run or resume pass `number` over a part, then delete the chunks of the previous pass.
+
+    number: index of the pass in `plan.passes`. Does nothing if both are done.
+    """
     folder = plan.folder(number, part.number)
     with folder_lock(folder):
         state = _State.load(folder)
@@ -44,7 +47,7 @@ def clean(plan: SourcePlan, number: int, part: Part) -> None:
 
 
 def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
-    """Return whether pass `number` over a part is complete."""
+    """Return whether pass `number` over a part is complete and its input chunks are deleted."""
     previous_chunks = number and chunks.paths_in(plan.folder(number - 1, part.number))
     return not previous_chunks and _State.load(plan.folder(number, part.number)).done
 
@@ -61,7 +64,7 @@ def funnel_of(plan: SourcePlan) -> list[StepCounts]:
 
 
 def require_text(plan: SourcePlan) -> None:
-    """Raise SourceError with the most frequent reasons if cleaning rejected every document."""
+    """Raise SourceError with the most frequent reasons if cleaning left no document of a source."""
     rows = funnel_of(plan)
     if rows[-1].left[0]:
         return
@@ -75,7 +78,7 @@ def require_text(plan: SourcePlan) -> None:
 
 
 def skipped_examples(plan: SourcePlan, part: Part) -> list[str]:
-    """Return examples of what a part's reader skipped, as text."""
+    """Return examples of what a part's reader skipped, each as "position: reason"."""
     return _State.load(plan.folder(0, part.number)).skipped
 
 
@@ -265,6 +268,7 @@ def _count_skipped(state: _State, skipped: Skipped) -> None:
 
 
 Read = Callable[[Skipped], Iterator[Document]]
+"""Function that yields the documents of one input and counts what it skips."""
 
 
 def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:

@@ -11,7 +11,7 @@ from llamac.runtime.errors import RunError
 
 
 def slurm_script(steps: Sequence[Step], command: Sequence[str], tasks: int, options: str) -> str:
-    """Return a bash script that submits each step as a SLURM array job that depends on the last.
+    """Return a bash script that submits each step as a SLURM array job, to run after the previous.
 
     command: arguments of llamac, such as ["data", "prepare", "SPEC"]. tasks: maximum array size.
     options: further options of sbatch, such as "--partition=cpu --time=600".

@@ -49,15 +49,15 @@ Deterministic.
 
 
 class Survey(Protocol):
-    """A stage that sees a whole source before it judges documents, in three steps.
+    """Stage that sees a whole source before it judges documents, in three steps.
 
-    Parts are scanned in parallel, their findings are merged in memory that does not grow with the
-    corpus, and each part is judged by the merged decision. The files are the same whatever the
-    order in which parts were scanned.
+    The parts of the source are scanned in parallel, their findings are merged in memory that does
+    not grow with the corpus, and each part is judged by the merged decision. The files are the same
+    whatever the order in which parts were scanned.
     """
 
     def scan(self, documents: Iterable[Document], findings: Path) -> None:
-        """Read the documents of one part, in order, and write the file `findings`."""
+        """Read the documents of one part, in order, and write its findings to that file."""
         ...
 
     def merge(self, findings: Sequence[Path], decision: Path) -> None:

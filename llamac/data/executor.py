@@ -25,10 +25,11 @@ from llamac.runtime.errors import RunError
 
 @dataclass(frozen=True)
 class Job:
-    """A function call that writes its results to disk once, and may run in any process.
+    """Function call that writes its results to disk once, and may run in any process.
 
     call: a module-level function, called with `arguments`. size: input bytes; larger jobs start
-    first. done: module-level function of the same arguments: whether the results exist.
+    first. done: a module-level function, called with `arguments`, that returns whether the results
+    exist.
     """
 
     call: Callable[..., None]
@@ -48,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """Jobs that may run in parallel, once the previous step has ended."""
+    """Jobs that may run in parallel, once the previous step has ended. name: shown as progress."""
 
     name: str
     jobs: Sequence[Job]
@@ -68,7 +69,8 @@ Engine = Callable[[Iterable[Job]], Iterator[Job]]
 def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
     """Run the unfinished jobs of each step in turn, largest first.
 
-    The first error of a job ends the run and is raised.
+    report: called at the beginning of each step and after each job. The first error of a job ends
+    the run and is raised.
     """
     for step in steps:
         pending = [job for job in step.jobs if not job.is_done]
@@ -85,7 +87,8 @@ def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
 def process_engine(workers: int) -> Iterator[Engine]:
     """Yield an engine of `workers` processes; with one worker, jobs run in this process.
 
-    On an error, running workers are terminated. They exit as well if this process dies.
+    On an error, running workers are terminated. They exit as well if this process dies. The engine
+    raises RunError if a worker is killed.
     """
     if workers == 1:
         yield _run_here

@@ -24,13 +24,15 @@ from llamac.runtime.errors import SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
-FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
+FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"  # in a source's directory
 
 
 def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     """Write manifest.json and the sources' counts, and empty the surveys' decision files.
 
-    work: folder of the tokenising steps. Raises SourceError if a source has no training documents.
+    Also writes reports of contaminated documents and, for supervised data, the chat template. work:
+    folder of the tokenising steps. Raises SourceError if a source has no training documents,
+    TokenizerError if too many of its tokens are unknown.
     """
     model = load_tokenizer_file(job.root / "tokenizer.model")
     if job.supervised:
@@ -66,7 +68,10 @@ def _write_contaminated(job: PrepareJob, plan: SourcePlan) -> None:
 
 
 def is_finished(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
-    """Return whether the manifest has been written."""
+    """Return whether manifest.json exists.
+
+    work, plans: unused; those of `finish_preparation`.
+    """
     return (job.root / "manifest.json").is_file()
 
 

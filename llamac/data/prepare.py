@@ -45,12 +45,12 @@ from llamac.runtime.durable_files import fingerprint, read_note_or_empty
 from llamac.spec import Spec
 from llamac.spec.data import CONVERSATIONS
 
-WORK, TOKENS = ".work", ".tokens"
+WORK, TOKENS = ".work", ".tokens"  # directories of intermediate files
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Plan of a preparation: one per source, and the settings of the job as a whole."""
+    """Plan of a preparation. job: settings of the whole. plans: one per source, in order."""
 
     job: PrepareJob
     plans: tuple[SourcePlan, ...]
@@ -103,7 +103,9 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     """Do the remaining work, holding the directory's lock, and return the manifest.
 
     engine: runs the jobs. report: called with progress.
-    Raises SettingsChangedError, PreparedDataError, SourceError, StageError or TokenizerError.
+    Raises SettingsChangedError if the work was begun with other settings, PreparedDataError if
+    finished data cannot be used, and what the jobs raise: SourceError, StageError or
+    TokenizerError.
     """
     waiting = Step(f"waiting for the process at {preparation.root}", ())
     with lock_directory(preparation.root, lambda: report(waiting, 0, 0)):

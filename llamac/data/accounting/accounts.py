@@ -17,16 +17,17 @@ from llamac.runtime.durable_files import read_json, read_note_or_empty
 from llamac.runtime.errors import RunError
 from llamac.spec.data import Data, Source
 
-COUNTS = ("documents", "bytes", "tokens")
+COUNTS = ("documents", "bytes", "tokens")  # of a split, in the manifest
 
 
 @dataclass(frozen=True)
 class Account:
     """Counts and samples of one source's preparation.
 
-    share: fraction of the mixture. rows: counts of the reader and of each stage, in order.
-    splits: documents, bytes and tokens of each split; empty until the manifest is written.
-    examples: positions in the input that the reader skipped, each with the reason.
+    share: fraction of the mixture; all shares add up to 1. rows: counts of the reader and of each
+    stage, in order. splits: documents, bytes of text and tokens of each split; empty until the
+    manifest is written. examples: positions in the input that the reader skipped, each with the
+    reason.
     """
 
     source: Source
@@ -42,11 +43,11 @@ class Account:
 
     @property
     def tokens(self) -> int:
-        """Return the number of tokens in all splits."""
+        """Return the number of tokens in all splits; 0 until the manifest is written."""
         return sum(split["tokens"] for split in self.splits.values())
 
     def estimate_tokens(self, size: int) -> float | None:
-        """Estimate the number of tokens in `size` bytes of the source's text.
+        """Estimate the tokens in `size` bytes of text from the source's average bytes per token.
 
         None if nothing has been tokenised yet.
         """
@@ -72,7 +73,9 @@ class Account:
 def accounts(data: Data, root: Path) -> list[Account]:
     """Read one account per source, in the spec's order.
 
-    root: directory of the prepared data. Raises PreparedDataError if it holds none.
+    root: directory of the prepared data. Of an unfinished source, the parts are counted as far as
+    they have come. Raises PreparedDataError if there is no prepared data, RunError if a file of
+    counts is damaged.
     """
     manifest = read_note_or_empty(root / "manifest.json")
     done = {entry["name"]: entry for entry in manifest.get("sources", [])}

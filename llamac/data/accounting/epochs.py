@@ -21,9 +21,10 @@ class Epochs:
     """Tokens and epochs that a run draws from one source.
 
     share: fraction of the mixture in the first phase. unique: training tokens of the source; None
-    if unknown. prepared: whether `unique` was counted in prepared data rather than declared in
-    the spec. planned, consumed: tokens drawn by the whole run, and up to its last logged step,
-    without padding. epochs, epochs_consumed: the same in epochs of the source; None if unknown.
+    if unknown. prepared: whether `unique` was counted in prepared data rather than declared in the
+    spec. planned, consumed: tokens drawn by the whole run, and up to its last logged step, without
+    padding. epochs, epochs_consumed: `planned` and `consumed` as epochs of the source; None if
+    unknown.
     """
 
     name: str
@@ -90,7 +91,7 @@ def _mixture(spec: Spec, directory: Path) -> Mixture | None:
 
 
 def run_tokens(spec: Spec) -> int:
-    """Return the number of tokens that the whole run draws."""
+    """Return the number of tokens that the whole run draws, padding included."""
     return spec.total_steps * spec.batch.sequences * spec.batch.sequence_length
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llamac.data.document import Document, Rejected
 
-SAMPLES = 6
+SAMPLES = 6  # samples kept of each step and kind
 EXCERPT = 600  # characters of a sample
 
 Amount = list[int]
@@ -23,10 +23,10 @@ Amount = list[int]
 class StepCounts:
     """Counts of one step: the reader, named `read`, or a stage.
 
-    entered, left: amounts before and after the step. rejected: amounts by reason.
-    changed: number of documents kept with a changed text.
-    samples: excerpts by reason of rejection; kept documents are under "", changed ones under
-    "changed".
+    entered, left: amounts before and after the step. changed: number of documents kept with a
+    changed text. rejected: amounts by reason. samples: at most `SAMPLES` excerpts by reason of
+    rejection; kept documents are under "", changed ones under "changed". Each has `rank` (the hash
+    that chose it), `where` and `text`, and `detail` or `before` if there is one.
     """
 
     name: str
@@ -37,7 +37,7 @@ class StepCounts:
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def keep(self, document: Document, size: int, sampled: bool = True) -> None:
-        """Count a kept document. size: bytes of its text. sampled: whether to sample it."""
+        """Count a kept document. size: bytes of its text. sampled: whether it may be sampled."""
         _add(self.left, size)
         if sampled:
             self._sample("", document)
@@ -103,17 +103,20 @@ def encodable(text: str) -> str:
 
 
 def to_json(rows: list[StepCounts]) -> list[dict[str, Any]]:
-    """Return step counts as JSON values."""
+    """Return step counts as JSON objects, which `from_json` reads."""
     return [asdict(row) for row in rows]
 
 
 def from_json(rows: list[dict[str, Any]]) -> list[StepCounts]:
-    """Restore step counts from JSON values. Raises TypeError for unknown keys."""
+    """Restore step counts from JSON objects. Raises TypeError for unknown or missing keys."""
     return [StepCounts(**row) for row in rows]
 
 
 def total(parts: list[list[StepCounts]]) -> list[StepCounts]:
-    """Sum the counts of all parts, step by step. Parts may have completed different steps."""
+    """Sum the counts of all parts, step by step.
+
+    A part that is unfinished may have counts of the first steps only.
+    """
     rows: list[StepCounts] = []
     for part in parts:
         for index, row in enumerate(part):

@@ -11,7 +11,7 @@ from llamac.data.accounting.funnel import Amount, StepCounts
 from llamac.data.accounting.stats import count_noun, format_count, megabytes
 from llamac.look.page import page
 
-WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # width of a chart, pixels
+WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # pixels: chart, its columns, a bar
 LEFT, CHANGED = "var(--s1)", "var(--view)"
 SOURCES = tuple(f"var(--s{number})" for number in range(1, 9))
 REASONS = SOURCES[1:]  # without the colour of kept text
@@ -19,7 +19,10 @@ STYLES = (Path(__file__).with_name("data_page.css"),)
 
 
 def data_page(name: str, accounts: Sequence[Account]) -> str:
-    """Return the HTML page of a run's data. name: the spec's name, for the title."""
+    """Return the HTML page of a run's data.
+
+    name: the spec's name, for the title. accounts: one per source.
+    """
     title = f"The data of {name}"
     parts = [
         f"<header><h1>{escape(title)}</h1>",

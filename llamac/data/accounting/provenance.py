@@ -42,8 +42,8 @@ def documents_at(
 ) -> Iterator[DocumentSpan]:
     """Yield the documents that contain the tokens [begin, end) of a source's split, in order.
 
-    root: directory of the prepared data. Raises PreparedDataError if the range is out of bounds,
-    or the data has no document index.
+    root: directory of the prepared data. Raises PreparedDataError if the source is unknown, the
+    range is empty or out of bounds, or the document index is missing or damaged.
     """
     parts = _index(root, source, split)
     starts = [0, *accumulate(part["tokens"] for part in parts)]
@@ -60,7 +60,10 @@ def documents_at(
 
 
 def span_text(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
-    """Decode the tokens [begin, end) of a source's split; EOS becomes a newline."""
+    """Decode the tokens [begin, end) of a source's split, with a newline between documents.
+
+    root: directory of the prepared data. The source must exist, and its split contain the range.
+    """
     manifest = load_manifest(root)
     entry = next(entry for entry in manifest["sources"] if entry["name"] == source)
     shards = entry[split]["shards"]

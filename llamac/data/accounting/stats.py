@@ -13,7 +13,7 @@ from llamac.look.text_table import Cell, TextTable
 from llamac.runtime.terminal import escaped
 
 REASONS = 6  # reasons shown per step; the HTML page has all
-LINES = 6  # characters shown of a sample
+LINES = 6  # lines shown of a sample
 
 
 def funnel_tables(accounts: Sequence[Account]) -> Iterator[TextTable]:
@@ -24,7 +24,7 @@ def funnel_tables(accounts: Sequence[Account]) -> Iterator[TextTable]:
 
 
 def source_heading(account: Account) -> Text:
-    """Return a line with the source's name, kind, share and input size."""
+    """Return a line with the source's name, kind, share and input size, and if it is unfinished."""
     source = account.source
     text = Text()
     text.append(source.name, "title")
@@ -38,7 +38,10 @@ def source_heading(account: Account) -> Text:
 
 
 def funnel_table(account: Account) -> TextTable:
-    """Return a table with a row per cleaning step: text left, and documents removed by reason."""
+    """Return a table with a row per cleaning step: text left, and documents removed by reason.
+
+    A finished source has a last row with its documents, text and tokens of both splits.
+    """
     head = ("step", "documents", "text", "tokens", "left", "removed")
     rows: list[tuple[str, ...]] = []
     for index, row in enumerate(account.rows):
@@ -69,7 +72,10 @@ def funnel_table(account: Account) -> TextTable:
 
 
 def rejection_reasons(row: StepCounts) -> Iterator[str]:
-    """Yield phrases such as "12 × short document", most frequent first, then the number changed."""
+    """Yield phrases such as "12 × short document", most frequent first.
+
+    All after the first `REASONS` are one phrase. The number of changed documents is last.
+    """
     ordered = sorted(row.rejected.items(), key=lambda item: (-item[1][0], item[0]))
     for reason, (documents, _) in ordered[:REASONS]:
         yield f"{documents:,} × {reason}"
@@ -80,7 +86,7 @@ def rejection_reasons(row: StepCounts) -> Iterator[str]:
 
 
 def mixture_table(accounts: Sequence[Account]) -> TextTable:
-    """Return a table with the share, documents and tokens of each finished source."""
+    """Return a table of each finished source: share, documents, tokens and bytes per token."""
     head = ("source", "share", "documents", "train tokens", "validation", "bytes per token")
     rows = []
     for account in accounts:
@@ -100,7 +106,10 @@ def mixture_table(accounts: Sequence[Account]) -> TextTable:
 
 
 def samples(accounts: Sequence[Account]) -> Iterator[Cell]:
-    """Yield excerpts of the documents that each step removed, changed and kept."""
+    """Yield the samples of each step under headings: removed and changed documents.
+
+    Kept documents are shown for the last step only, whose result is final.
+    """
     for account in accounts:
         yield source_heading(account)
         for row in account.rows:
@@ -117,7 +126,10 @@ def samples(accounts: Sequence[Account]) -> Iterator[Cell]:
 
 
 def epochs_table(rows: Sequence[Epochs]) -> TextTable:
-    """Return a table like Table 1 of the LLaMA paper, with the tokens consumed so far."""
+    """Return a table of each source's tokens and epochs, like Table 1 of the LLaMA paper.
+
+    Once the run has consumed tokens, these and their epochs are two more columns.
+    """
     consumed = any(row.consumed for row in rows)
     head = ["source", "share", "unique tokens", "planned tokens", "epochs"]
     head += ["consumed tokens", "epochs so far"] if consumed else []
@@ -147,7 +159,7 @@ def format_count(number: float) -> str:
 
 
 def count_noun(number: int, noun: str) -> str:
-    """Return a number and its noun, such as "1 input" or "2 inputs"."""
+    """Return a number and its noun, such as "1 input" or "2,000 inputs"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 

@@ -39,11 +39,11 @@ _XML = re.compile(rb"""\s*<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([^"'>]{1,40})"
 
 
 def encoding_of(data: bytes, charset: str | None) -> str:
-    """Return the WHATWG name of a page's encoding.
+    """Return the name of a page's encoding: WHATWG's name or, if it has none, Python's.
 
-    charset: label declared by HTTP, or None. Checked in order: the byte order mark; `charset`; the
-    page's own declaration; valid UTF-8; statistics of the bytes. Labels that browsers do not know
-    are ignored. A page without zero bytes is never UTF-16.
+    charset: label declared by HTTP, or None. Checked in order: the byte order mark, or markup in
+    UTF-16 or UTF-32; `charset`; the page's own declaration; valid UTF-8; statistics of the bytes.
+    Labels that browsers do not know are ignored, and so is UTF-16 for a page without zero bytes.
     """
     for mark, name in (*_MARKS, *_MARKUP_STARTS):
         if data.startswith(mark):

@@ -39,7 +39,8 @@ _HIGH = re.compile(rb"[\x80-\xff]+")
 def decode_text(data: bytes, declared: Iterable[str] = ()) -> str | None:
     """Decode a text and drop a few stray control characters; return None if it is not text.
 
-    declared: names of encodings, most likely first.
+    declared: names of encodings, most likely first; if all are unknown, only UTF-8 and marked
+    UTF-16 are decoded. A text with NULs is returned with all its characters.
     """
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return _without_controls(data.decode("utf-16", "replace"))

@@ -11,7 +11,7 @@ from llamac.data.formats.sniff import is_binary
 from llamac.runtime.data.sources.decompress import package
 from llamac.runtime.data.sources.skipped_records import Skipped
 
-PAGE_BYTES = 1 << 23
+PAGE_BYTES = 1 << 23  # longest page
 # Limit on the steps of each superlinear part of parsing: squared attributes per tag, elements
 # reopened in each block, depths of nodes. Corresponds to one to two seconds.
 WORK = 1 << 25
@@ -37,7 +37,8 @@ def page_text(
     """Return (text, meta) of a page, or count the reason in `skipped` and return None.
 
     charset: label declared by HTTP, or None. main: extract the main content only, without
-    navigation, headers and footers. meta: title and url, where the page itself gives them.
+    navigation, headers and footers. where: position of the page, for `skipped`. meta: title and
+    url, where the page itself gives them.
     """
     html = decode_page(data, charset, where, skipped)
     tree = None if html is None else parse_html(html, where, skipped)
@@ -47,8 +48,9 @@ def page_text(
 def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
     """Decode a page or plain text, or count the reason in `skipped` and return None.
 
-    Data over `PAGE_BYTES`, binary data, and text with over 1 % invalid characters are rejected.
-    NULs, which HTML does not allow, are removed.
+    charset: label declared by HTTP, or None. where: position of the page, for `skipped`. Data over
+    `PAGE_BYTES`, binary data, and text with over 1 % invalid characters are rejected. NULs, which
+    HTML does not allow, are removed.
     """
     if len(data) > PAGE_BYTES:
         return skipped.add("page too long", where)
@@ -63,7 +65,10 @@ def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) 
 
 
 def parse_html(html: str, where: str, skipped: Skipped) -> Any | None:
-    """Parse HTML as a resiliparse tree; if that would exceed `WORK`, count it and return None."""
+    """Parse HTML as a resiliparse tree, or count it in `skipped` and return None.
+
+    A page whose parsing would exceed `WORK` is not parsed. where: its position, for `skipped`.
+    """
     module = package("resiliparse.parse.html", where)
     tags = html.count("<")
     if _attribute_cost(html) > WORK or _reopening_cost(html, tags) > WORK:
@@ -75,7 +80,7 @@ def parse_html(html: str, where: str, skipped: Skipped) -> Any | None:
 
 
 def extract_text(tree: Any, main: bool) -> str:
-    """Return the plain text of a tree. main: extract the main content only."""
+    """Return the plain text of a tree from `parse_html`. main: extract the main content only."""
     extract = package("resiliparse.extract.html2text", "html").extract_plain_text
     return extract(tree, main_content=main, alt_texts=False)
 

@@ -14,7 +14,7 @@ from llamac.data.formats.charsets import charset_of
 from llamac.data.formats.sniff import CONTROLS, HEAD_BYTES, is_binary
 from llamac.runtime.data.sources.decompress import package
 
-HEADER_BYTES = 1 << 16
+HEADER_BYTES = 1 << 16  # longest header
 BODY_BYTES = 1 << 24  # largest decoded body; the rest of a decompression bomb is dropped
 CODINGS = 8  # most codings of one body
 SLICE_BYTES = 1 << 10  # bytes decompressed at a time: deflate expands them to 1 MB, zstd to 32 MB
@@ -31,10 +31,11 @@ class ResponseError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parsed HTTP response.
+    """Parsed HTTP response.
 
-    content_type: lower case, without parameters; "" if missing. charset: declared label, or None.
-    body: with transfer and content codings decoded. complete: False if the body was cut off.
+    status: code, such as 200. content_type: lower case, without parameters; "" if missing. charset:
+    declared label, or None. body: with transfer and content codings decoded; a compressed one is
+    cut shortly after `BODY_BYTES`. complete: False if the response itself was cut off.
     """
 
     status: int
@@ -92,7 +93,8 @@ def headers(file: IO[bytes]) -> dict[str, str] | None:
 def mime_type(value: str) -> tuple[str, str | None]:
     """Return (MIME type in lower case, charset or None) of a Content-Type, by the Fetch standard.
 
-    The last of several values counts; it inherits the charset of an earlier one of its type.
+    The last of several values counts; it inherits the charset of an earlier one of its type. The
+    type is "" if there is none.
     """
     kind, charset = "", None
     for part in value.split(","):

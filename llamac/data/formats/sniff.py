@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 HEAD_BYTES = 1445  # the standard's resource header
-STRAY = 4  # most control characters that a page may have by mistake
+STRAY = 4  # control characters that any page may have by mistake; more only up to 2 %
 
 # "Binary data bytes" of the standard: control characters that never occur in text.
 CONTROLS = bytes((*range(9), 11, *range(14, 27), *range(28, 32)))
@@ -19,9 +19,10 @@ _BEGINS = re.compile(
 
 
 def is_binary(data: bytes) -> bool:
-    """Return whether data is not text in any encoding other than UTF-16.
+    """Return whether data is binary, by the control characters among its first bytes.
 
-    More lenient than the standard, which tolerates no control characters: real pages have a few.
+    Most UTF-16 text counts as binary, as do PDF, PostScript and RTF. More lenient than the
+    standard, which tolerates no control characters: real pages have a few.
     """
     head = data[:HEAD_BYTES]
     controls = len(head) - len(head.translate(None, CONTROLS))

@@ -41,15 +41,17 @@ class Arguments:
         return self.positional[number - 1] if 0 < number <= len(self.positional) else ""
 
     def all(self) -> list[str]:
-        """Return the non-empty positional arguments."""
+        """Return the non-empty positional arguments in order, including those named by number."""
         last = max((int(key) for key in self.named if _NUMBER.fullmatch(key)), default=0)
         numbers = range(1, max(last, len(self.positional)) + 1)
         return [text for number in numbers if (text := self[str(number)])]
 
 
 Rule = Callable[[Arguments], str]
+"""Function that returns the text that a template with these arguments shows."""
 
 
+# Functions of MediaWiki that are written like templates: {{lc:TEXT}}.
 PARSER_FUNCTIONS = frozenset(("formatnum", "lc", "uc", "lcfirst", "ucfirst"))
 
 
@@ -110,7 +112,7 @@ def _pattern_rule(pattern: str) -> Rule:
 def only_argument(arguments: Arguments) -> str:
     """Render an unknown template inside a sentence as its only argument.
 
-    Empty if there are several, or if the argument is a number or an address.
+    Empty if there are other arguments, or if it has no letters or contains an address.
     """
     if len(arguments.positional) != 1 or arguments.named:
         return ""

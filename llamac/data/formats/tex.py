@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+# Environments kept unchanged, environments removed; commands for code and for addresses.
 # fmt: off
 VERBATIM = frozenset((
     "verbatim", "verbatim*", "Verbatim", "Verbatim*", "BVerbatim", "LVerbatim", "verbatimtab",
@@ -121,8 +122,9 @@ def _marks(dialect: Dialect) -> re.Pattern[str]:
 def remove_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()) -> str:
     """Return the text without its comments, and with verbatim passages moved to `verbatim`.
 
-    Escaped per cent signs stay, as do those in code and addresses. As in TeX, a comment includes
-    its line end, unless that ends a paragraph.
+    Environments such as `comment` (`DROPPED`) are removed too. Escaped per cent signs stay, as do
+    those in code and addresses. As in TeX, a comment includes its line end, unless that ends a
+    paragraph.
     """
     pieces: list[str] = []
     missing: set[str] = set()

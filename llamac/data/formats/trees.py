@@ -16,10 +16,10 @@ HEADER_BYTES = 1 << 20  # longest name or extended header of a tar member
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a tree or archive, with its content.
+    """File of a tree or archive, with its decompressed content.
 
-    name: path in the tree, with slashes. file: path on disk, of the archive if it is in one.
-    line: number of the archive's member, from 1.
+    name: path in the tree, with slashes. file: path on disk, of the archive if it is in one. line:
+    number of the archive's member, from 1.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Entry:
 
 
 NameFilter = Callable[[str], bool]
+"""Function that returns whether to read the file of a name, which is a path in the tree."""
 
 
 def files(path: str) -> Iterator[str]:
@@ -45,14 +46,14 @@ def files(path: str) -> Iterator[str]:
 
 
 def is_tar(path: str) -> bool:
-    """Return whether a file is a tar archive by its name, possibly compressed."""
+    """Return whether a file's name is that of a tar archive, possibly compressed."""
     return stem(path).endswith((".tar", ".tgz"))
 
 
 def entries(path: str, skipped: Skipped, select: NameFilter = lambda name: True) -> Iterator[Entry]:
     """Yield a single file, or the files of a tree or archive whose names satisfy `select`.
 
-    Files over `ENTRY_BYTES` are counted in `skipped`.
+    Files that are empty, damaged or over `ENTRY_BYTES` are counted in `skipped`.
     """
     if is_tar(path):
         yield from members(path, skipped, select)
@@ -66,7 +67,7 @@ def entries(path: str, skipped: Skipped, select: NameFilter = lambda name: True)
 
 
 def contents(path: str, skipped: Skipped) -> bytes | None:
-    """Return a file's decompressed bytes; None if it is empty or too long."""
+    """Return a file's decompressed bytes; None if it is empty, unreadable or over `ENTRY_BYTES`."""
     pieces, size = [], 0
     for chunk in read_decompressed(path, skipped):
         size += len(chunk)
@@ -99,7 +100,8 @@ _HEADERS = (
 def members(path: str, skipped: Skipped, select: NameFilter) -> Iterator[Entry]:
     """Yield the members of a tar archive whose names satisfy `select`, without unpacking it.
 
-    Members that cannot be read, and a damaged archive, are counted in `skipped`.
+    Members that are empty, sparse or over `ENTRY_BYTES` are counted in `skipped`, and so is an
+    empty or damaged archive.
     """
     number = 0
     try:

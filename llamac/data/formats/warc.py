@@ -21,10 +21,11 @@ _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class WarcRecord:
-    """A record of a web archive.
+    """Record of a web archive.
 
-    number: position in the file, from 1. kind: `WARC-Type` in lower case. content_type: as
-    declared by the record. body: the record's block, not decoded.
+    number: position in the file, from 1. kind: `WARC-Type` in lower case. url: target address, ""
+    if there is none. content_type: as declared by the record. body: the record's block, not
+    decoded.
     """
 
     number: int
@@ -49,8 +50,9 @@ def warc_records(
 ) -> Iterator[WarcRecord]:
     """Yield the records of a WARC file, decompressed, whose type is in `types`.
 
-    types: `WARC-Type` values in lower case. Damaged and too long records are counted in `skipped`;
-    after a damaged one, reading continues at the next line that begins a record.
+    file: decompressed stream. path: its name, for `skipped`. types: `WARC-Type` values in lower
+    case. Damaged and too long records are counted in `skipped`; after a damaged one, reading
+    continues at the next line that begins a record.
     """
 
     def head(line: bytes) -> _Head | None:

@@ -26,9 +26,10 @@ _CHOICE = re.compile(r"[ \t\n]*+([a-z]{2,3}(?:-[a-z]{2,5})?)[ \t]*+:(?!//)(.*)",
 
 
 def tidy(text: str) -> str:
-    """Remove the line-based markup of wikitext: quotes, magic words, entities, list markers.
+    """Remove the line-based markup of wikitext: quotes, magic words and list markers.
 
-    Headings without text below them are dropped; one blank line separates paragraphs.
+    Entities are decoded, and items of lists begin with "- ". Headings without text below them are
+    dropped; one blank line separates paragraphs.
     """
     text = _QUOTES.sub("", text)
     if "-{" in text:

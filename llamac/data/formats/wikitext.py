@@ -31,6 +31,7 @@ DROPPED_TAGS = frozenset((
 ))
 LITERAL_TAGS = frozenset(("nowiki", "pre", "syntaxhighlight", "source", "math", "chem", "ce"))
 FORMULAS = frozenset(("math", "chem", "ce"))
+# Tags at which a line ends.
 LINES = frozenset((
     "br", "p", "div", "li", "tr", "hr", "blockquote", "center", "poem", "dd", "dt", "ul", "ol",
 ))

@@ -28,11 +28,11 @@ from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
-SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")
-SWEAVE = (".rnw", ".rtex", ".snw")
+SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")  # endings of LaTeX files
+SWEAVE = (".rnw", ".rtex", ".snw")  # those with R code
 PAPER_CHARS = 1 << 23  # longest paper, with all \input files
 DEPTH = 8  # deepest nesting of \input
-TITLE_CHARS = 2000
+TITLE_CHARS = 2000  # longest title
 CALL = 400  # cost of each \input, in characters, besides its text
 
 _CLASS = re.compile(r"\\document(?:class|style)\b")
@@ -277,8 +277,9 @@ def _decode(data: bytes, names: list[str]) -> str | None:
 def join_inputs(texts: dict[str, str]) -> tuple[str, str | None]:
     """Return (name of the main file, its text with all inputs included).
 
-    texts: text of each file, by name. The result is None if it is too long. Without a main file,
-    all files that no other file includes are joined, in the order of their names.
+    texts: text of each file, by name. The main file has a document class; of several, it is the
+    longest with its inputs. Without one, all files that no other file includes are joined, in the
+    order of their names, and the first is named. The text is None if it is too long.
     """
     join = _InputJoiner(texts)
     inputs = {join.resolve(call, "", name)[0] for name in texts for call in join.calls[name]}

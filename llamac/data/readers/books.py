@@ -55,7 +55,10 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def book(text: str) -> tuple[str, str]:
-    """Return (text without Project Gutenberg's notices, title or "")."""
+    """Return (text without Project Gutenberg's notices, title or "").
+
+    The title is that of Project Gutenberg's header, if the text has one.
+    """
     starts = list(_START.finditer(text, 0, HEAD))  # old files have both notices
     start = starts[-1] if starts else None
     title = _TITLE.search(text, 0, start.start()) if start else None

@@ -15,5 +15,8 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield pages with all their text, including navigation."""
+    """Yield the pages in a file or directory with all their text, including navigation.
+
+    source: unused. See `commoncrawl.pages`.
+    """
     return pages(path, False, skipped)

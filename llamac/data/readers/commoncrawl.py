@@ -18,12 +18,12 @@ from llamac.runtime.data.sources.records import accept_text
 from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
-WARC, ARC = (".warc", ".wet"), (".arc",)
+WARC, ARC = (".warc", ".wet"), (".arc",)  # endings of file names
 PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
 ENDINGS = (*WARC, *ARC, *PAGES, ".tar", ".tgz")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 UNKNOWN_TYPES = ("", "*/*", "unknown/unknown", "application/unknown")
-PAGE_RECORDS = frozenset(("response", "resource", "conversion"))
+PAGE_RECORDS = frozenset(("response", "resource", "conversion"))  # types of record with a page
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:

@@ -13,7 +13,10 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield a document per record, or one for a text file."""
+    """Yield a document per record, or one for a text file.
+
+    The text of a record is in its field `source.text_field`.
+    """
     for text, line, meta in read_file(path, source.text_field, skipped):
         yield Document(text, path, line, meta)
 

@@ -23,6 +23,7 @@ from llamac.runtime.data.sources.records import accept_text, decode_utf8
 from llamac.runtime.data.sources.skipped_records import Skipped
 from llamac.spec.data import Source
 
+# Endings of file names by programming or markup language.
 LANGUAGES = {
     "Assembly": "asm s",
     "C": "c h",

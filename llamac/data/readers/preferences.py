@@ -12,6 +12,6 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield a document per preference: the prompt with the chosen, then the rejected answer."""
+    """Yield a document per preference: the conversation with each answer, the chosen one first."""
     for line, preference in read_conversations(path, skipped, parse_preference):
         yield Document(f"{preference.chosen.content}\n{preference.rejected.content}", path, line)

@@ -22,7 +22,7 @@ from llamac.spec.data import Source
 
 ENDINGS = (".xml",)
 QUESTION, ANSWER = "1", "2"  # PostTypeId; the others are wikis, tags, elections
-CACHE_KIB = 1 << 16
+CACHE_KIB = 1 << 16  # page cache of the database
 
 _TABLE = (
     "CREATE TABLE post (thread INTEGER, answer INTEGER, score INTEGER, id INTEGER, line INTEGER, \
@@ -46,7 +46,7 @@ class _Post(NamedTuple):
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """Yield questions ordered by id, each with its answers by descending score, then id.
 
-    HTML becomes text; code keeps its layout.
+    A question begins with `Q: `, an answer with `A: `. HTML becomes text; code keeps its layout.
     """
     site = os.path.basename(os.path.dirname(os.path.abspath(path)))
     with tempfile.TemporaryDirectory(prefix="llamac-posts-") as directory:

@@ -17,7 +17,7 @@ from llamac.spec.data import Source
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """Yield the documents of a .ds file, or of an .idx file with its .bin file beside it.
 
-    A document's line is its number in the file.
+    A document's line is its number in the file; its `tokens` are those of the file.
     """
     tokenizer = source_tokenizer(source)
     documents = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)

@@ -77,7 +77,7 @@ def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
 
 
 def cited_addresses(wikitext: str) -> Iterator[str]:
-    """Yield the web addresses in a page's wikitext, in order, with repeats."""
+    """Yield the web addresses in a page's wikitext outside comments, in order, with repeats."""
     text = _without_comments(wikitext)
     for match in _ADDRESS.finditer(text):
         before = text[max(0, match.start() - 6) : match.start()]
@@ -188,7 +188,11 @@ def _newest(page: bytes) -> bytes:
 
 
 def site_of(path: str) -> Site:
-    """Read the wiki's language and namespaces from the beginning of a dump."""
+    """Read the wiki's language and namespaces from the beginning of a dump.
+
+    `NAMESPACES` adds the names of file and category namespaces in that language, or in all
+    languages if the dump names none.
+    """
     head = b""
     for piece in utf8_pieces(path, Skipped()):
         head += piece

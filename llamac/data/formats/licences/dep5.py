@@ -26,7 +26,10 @@ def is_dep5(text: str) -> bool:
 
 
 def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Return (compiled glob, SPDX expression) for each glob of a DEP-5 file, in order."""
+    """Return (compiled glob, SPDX expression) for each glob of a DEP-5 file, in order.
+
+    Paragraphs without a licence are left out.
+    """
     licences = []
     for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields: dict[str, list[str]] = {}
@@ -56,7 +59,10 @@ def _glob(glob: str) -> re.Pattern[str]:
 
 
 def spdx(licence: str) -> str:
-    """Convert Debian's short name of one or more licences to an SPDX expression."""
+    """Convert Debian's short name of one or more licences to an SPDX expression.
+
+    Names that are not known stay as they are.
+    """
     licence = " ".join(licence.split())[:_LONGEST]
     for pattern, replacement in _CONJUNCTIONS:
         licence = pattern.sub(replacement, licence)

@@ -86,21 +86,27 @@ _OPENINGS = (
 
 
 def decode_licence(data: bytes) -> str:
-    """Decode a licence file; only its ASCII part matters, so other bytes may be replaced."""
+    """Decode a licence file as UTF-8, or as UTF-16 if marked; invalid bytes become U+FFFD.
+
+    Only the ASCII part matters for recognition.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
 
 
 def tag_of(text: str) -> str | None:
-    """Return the expression of SPDX-License-Identifier comments at a file's top, or None."""
+    """Return the SPDX-License-Identifier comments at a file's top as one expression, or None."""
     if "SPDX-License-Identifier" not in text[:TAG_WITHIN]:
         return None
     return join_expressions([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
 
 
 def join_expressions(expressions: list[str]) -> str | None:
-    """Join SPDX expressions with AND, without repeats; None if there are none."""
+    """Join SPDX expressions with AND, without repeats; None if there are none.
+
+    One of several that contains OR is put in parentheses.
+    """
     distinct = list(dict.fromkeys(expressions))
     if len(distinct) > 1:
         distinct = [
@@ -111,7 +117,7 @@ def join_expressions(expressions: list[str]) -> str | None:
 
 
 def mentions_copyleft(text: str) -> bool:
-    """Return whether the top of a source file mentions a copyleft licence."""
+    """Return whether the top of a source file mentions a GNU or Mozilla licence."""
     head = text[:TAG_WITHIN].upper()
     if not any(word in head for word in ("GPL", "GNU", "LESSER", "AFFERO", "MOZILLA")):
         return False  # quick check, true of most files: cheaper than the expression
@@ -119,7 +125,7 @@ def mentions_copyleft(text: str) -> bool:
 
 
 def identify_licence(text: str) -> str | None:
-    """Return the SPDX expression of a licence file; None if it is not exactly a known licence.
+    """Return the SPDX expression of a licence text; None if it is not exactly a known licence.
 
     Raises SourceError if licenseclassifier is not installed.
     """
