@@ -19,7 +19,7 @@ from llamac.runtime.data.data_settings import source_settings
 from llamac.runtime.data.sources.input_files import PYTHON, input_bytes, listing_of
 from llamac.spec.data import Source
 
-PART_BYTES = 256 << 20
+PART_BYTES = 256 << 20  # bytes on disk of a part's inputs
 # Maximum number of parts: a survey's merge and a training run map one file per part.
 MAX_PARTS = 2048
 CHUNK_BYTES = 8 << 20  # bytes of text in a chunk: the most work lost when a process is killed
@@ -27,7 +27,10 @@ CHUNK_BYTES = 8 << 20  # bytes of text in a chunk: the most work lost when a pro
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Target sizes of parts and chunks, in bytes; they do not affect the documents."""
+    """Target sizes of parts and chunks, in bytes; they do not affect the documents.
+
+    part: size on disk of its inputs. chunk: uncompressed size of the stored documents.
+    """
 
     part: int = PART_BYTES
     chunk: int = CHUNK_BYTES
@@ -38,10 +41,11 @@ DEFAULT_SIZES = PartSizes()
 
 @dataclass(frozen=True)
 class Part:
-    """A group of a source's inputs.
+    """Group of a source's inputs, the unit of parallel work.
 
-    inputs: files, or directories for kinds that read trees. bytes: size on disk. max_text_bytes:
-    maximum bytes of text to read from the part; None for no limit.
+    number: index of the part in the plan. inputs: files, or directories for kinds that read trees.
+    bytes: size on disk. max_text_bytes: maximum bytes of text to read from the part; None for no
+    limit.
     """
 
     number: int
@@ -52,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class CleaningPass:
-    """One pass over the text of a part.
+    """Pass over the text of each part of a source.
 
     number: index of the pass. survey: index of the stage whose decision is applied first; None for
     the first pass, which begins with the reader. filters: indices of the stages that follow.
@@ -67,8 +71,9 @@ class CleaningPass:
 class SourcePlan:
     """Parts and cleaning passes of one source, and the folders of its intermediate text.
 
-    work: folder of the intermediate text. inputs: fingerprint of all input files.
-    supervision: how to tokenise conversations; None for other sources.
+    work: folder of the intermediate text. chunk_bytes: target size of a chunk of documents. inputs:
+    fingerprint of all input files. supervision: how to tokenise conversations; None for other
+    sources.
     """
 
     source: Source
@@ -84,7 +89,7 @@ class SourcePlan:
         return self.work / f"pass-{number}" / f"{part:05}"
 
     def only(self, part: Part) -> SourcePlan:
-        """Return the plan reduced to one part, without the fingerprint of all files."""
+        """Return the plan reduced to one part, for a job, without the fingerprint of all files."""
         return replace(self, parts=(part,), inputs={})
 
     @property

@@ -16,9 +16,10 @@ from llamac.spec.data import CONVERSATIONS, Source
 
 
 def stream_documents(source: Source) -> Iterator[Document]:
-    """Yield the documents of a source's files, up to its `max_bytes` of text.
+    """Yield the documents of a source's files until they have its `max_bytes` of text.
 
-    Raises SourceError, or InputError for files that the reader does not support.
+    What the reader skips is not reported. Raises SourceError, or InputError for files that the
+    reader does not support.
     """
     read, skipped, seen = reader_for(source.kind), Skipped(), 0
     for path in validated_inputs(source):
@@ -30,7 +31,7 @@ def stream_documents(source: Source) -> Iterator[Document]:
 
 
 def filters(source: Source, end: int | None = None) -> list[Filter]:
-    """Return the filters among the first `end` stages; None means all stages.
+    """Return the filters among the first `end` stages, without the surveys; None means all stages.
 
     Raises StageError if a stage lacks a file or package.
     """
@@ -39,7 +40,7 @@ def filters(source: Source, end: int | None = None) -> list[Filter]:
 
 
 def apply_filters(documents: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
-    """Yield the documents that pass all filters."""
+    """Yield the documents that pass all filters, as the filters change them."""
     for document in documents:
         outcome: Document | Rejected = document
         for judge in filters:

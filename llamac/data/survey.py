@@ -15,7 +15,7 @@ from llamac.runtime import durable_files
 
 
 def scan_part(plan: SourcePlan, number: int, part: Part) -> None:
-    """Scan a part for the survey of pass `number`, and write its findings."""
+    """Scan a part for the survey of pass `number`, and write its findings unless that is done."""
     findings = plan.findings_path(number, part.number)
     with folder_lock(findings.with_name(f"{findings.name}.scan")):
         if not is_scanned(plan, number, part):
@@ -25,7 +25,7 @@ def scan_part(plan: SourcePlan, number: int, part: Part) -> None:
 
 
 def merge(plan: SourcePlan, number: int) -> None:
-    """Merge the findings of all parts into the survey's decision, then delete them."""
+    """Merge the findings of all parts into the decision of pass `number`, then delete them."""
     decision = plan.decision_path(number)
     with folder_lock(decision.with_name("merge")):
         if not durable_files.is_undamaged(decision):
@@ -38,13 +38,13 @@ def merge(plan: SourcePlan, number: int) -> None:
 
 
 def is_scanned(plan: SourcePlan, number: int, part: Part) -> bool:
-    """Return whether the findings of a part, or already the decision, are complete."""
+    """Return whether a part's findings, or already the decision of pass `number`, are complete."""
     findings = plan.findings_path(number, part.number)
     return any(map(durable_files.is_undamaged, (findings, plan.decision_path(number))))
 
 
 def is_merged(plan: SourcePlan, number: int) -> bool:
-    """Return whether the decision is complete and the findings are deleted."""
+    """Return whether the decision of pass `number` is complete and the findings are deleted."""
     return (
         durable_files.is_undamaged(plan.decision_path(number))
         and not plan.findings_path(number, 0).parent.exists()

@@ -25,9 +25,10 @@ class StageError(RunError, ValueError):
 
 
 def build(stage: Any, source: Any = None) -> Filter | Survey:
-    """Build a stage from its section of the spec.
+    """Build the filter or survey of a stage from its section of the spec.
 
-    source: the stage's source, named in errors. Raises StageError if a file or package is missing.
+    source: the stage's source, named in errors; None if unknown. Raises StageError if a file or
+    package is missing or unusable.
     """
     try:
         return _module(stage).build(stage)
@@ -36,10 +37,11 @@ def build(stage: Any, source: Any = None) -> Filter | Survey:
 
 
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
-    """Return what a stage's result depends on besides the spec, as JSON values.
+    """Return what a stage's result depends on besides the spec, as JSON values by name.
 
     These are hashes of model files and versions of libraries; if one changes, the data must be
-    prepared again. source: named in errors. Raises StageError if a file or package is missing.
+    prepared again. source: named in errors; None if unknown. Raises StageError if a file or package
+    is missing.
     """
     module = _module(stage)
     try:

@@ -17,7 +17,7 @@ from llamac.data.stages.common import arrays, segments
 from llamac.data.stages.common.words import ngrams, words
 from llamac.spec.stages import BookOverlap
 
-SAMPLE_BITS = 4
+SAMPLE_BITS = 4  # one in 2^SAMPLE_BITS n-grams is a shingle
 MAX_HOLDERS = 64
 """Maximum number of books that a shingle is compared with, largest first.
 
@@ -29,7 +29,7 @@ _PAIR = np.dtype([("book", "<u4"), ("other", "<u4")])
 
 
 def build(stage: BookOverlap) -> Survey:
-    """Return the survey that drops overlapping books."""
+    """Return the survey that drops books that overlap another by more than `stage.threshold`."""
     return _BookOverlap(stage.threshold, stage.ngram)
 
 

@@ -9,7 +9,7 @@ from llamac.data.stages.common.need import file_bytes, sha256
 from llamac.data.stages.common.sentences import split_sentences
 from llamac.spec.stages import C4
 
-END_MARKS = (".", "?", "!", '"')
+END_MARKS = (".", "?", "!", '"')  # endings of the lines that are kept
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICIES = re.compile(
     "terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
@@ -54,7 +54,7 @@ def build(stage: C4) -> Filter:
 
 
 def facts(stage: C4) -> dict[str, str]:
-    """Return the sha256 of the list of bad words."""
+    """Return the sha256 of the list of bad words as `bad_words`; empty if the stage has no list."""
     return {"bad_words": sha256(_bad_words_file(stage.bad_words))} if stage.bad_words else {}
 
 

@@ -16,7 +16,10 @@ _ASCII_OTHERS = bytes(byte for byte in range(128) if not chr(byte).isalnum())
 
 
 def build(stage: Code) -> Filter:
-    """Return the filter for line lengths and the share of alphanumeric characters."""
+    """Return the filter by length of lines and share of letters and digits.
+
+    It rejects documents over `max_line` or `mean_line` characters, or under `alphanumeric`.
+    """
 
     def judge(document: Document) -> Document | Rejected:
         lines = document.text.splitlines()
@@ -37,7 +40,10 @@ def build(stage: Code) -> Filter:
 
 
 def alphanumeric(text: str) -> float:
-    """Return the fraction of characters that are letters or digits of any script."""
+    """Return the fraction of characters that are letters or digits of any script.
+
+    text: not empty.
+    """
     if text.isascii():
         return len(text.encode().translate(None, _ASCII_OTHERS)) / len(text)
     return len(_OTHERS.sub("", text)) / len(text)

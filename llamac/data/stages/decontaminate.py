@@ -37,8 +37,8 @@ class Evaluation:
     """Word runs of evaluation sets to search for.
 
     items: names of the evaluation items, as "file:line". runs: by number of words, the sorted
-    hashes of runs and the index of each run's item. sieve: bool [2^24], whether a run's hash has
-    these upper bits.
+    hashes of runs and the index in `items` of each. sieve: bool [2^24], whether any run's hash has
+    these upper 24 bits.
     """
 
     items: list[str]
@@ -49,14 +49,17 @@ class Evaluation:
 def build(stage: Decontaminate) -> Survey:
     """Return the survey that drops contaminated documents.
 
-    Raises StageError if an evaluation file is missing.
+    Raises StageError if one of `stage.paths` matches no file.
     """
     _files(stage)
     return _Decontaminate(stage)
 
 
 def facts(stage: Decontaminate) -> dict[str, Any]:
-    """Return the sha256 of each evaluation file, and the numbers of texts and of too short ones."""
+    """Return the sha256 of each evaluation file, and the numbers of texts and of too short ones.
+
+    Raises StageError if a file is missing, or no text is long enough.
+    """
     contents = {path: sha256(file_bytes(path, "`paths` names this file")) for path in _files(stage)}
     items = [item for _, _, item in _items(stage)]
     short = sum(len(item) < MIN_WORDS for item in items)
@@ -68,8 +71,8 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
 def contaminated_documents(decision: Path, parts: int) -> Iterator[dict[str, Any]]:
     """Yield an entry for each dropped document, from the decision file.
 
-    Keys: `file` and `line` of the document; `items`, the evaluation items as "file:line"; `words`,
-    the first shared run.
+    parts: number of the source's parts. Keys: `file` and `line` of the document; `items`, the
+    evaluation items as "file:line"; `words`, the first of its shortest shared runs.
     """
     for part in range(parts):
         yield from _hits(decision, part).values()
@@ -113,7 +116,8 @@ def _detail(hit: dict[str, Any]) -> str:
 def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
     """Return the evaluation items that share a run of words with a text.
 
-    Keys: `items`, their names; `words`, the first shared run. Empty if there are none.
+    Keys: `items`, their names; `words`, the first of the shortest shared runs. Empty if there are
+    none.
     """
     text_words = normalised_words(text).split()
     hashes = hash_texts(text_words)
@@ -132,7 +136,10 @@ def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
 
 
 def evaluation(stage: Decontaminate) -> Evaluation:
-    """Read the stage's evaluation sets. Raises StageError if no item is long enough."""
+    """Read the stage's evaluation sets.
+
+    Raises StageError if a file is missing or not JSON, or no item is long enough.
+    """
     names: list[str] = []
     pieces: dict[int, list[Hashes]] = {}
     owners: dict[int, list[NDArray[np.int64]]] = {}

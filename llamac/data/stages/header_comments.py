@@ -46,7 +46,7 @@ def build(stage: HeaderComments) -> Filter:
 
 
 def without_header(text: str) -> str:
-    """Return the text without the comments before its first line of code that are legal notices."""
+    """Return the text without the legal notices among the comments above its code."""
     first = _FIRST.match(text)
     assert first is not None
     position, remaining = first.end(), [text[: first.end()]]

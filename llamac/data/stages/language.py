@@ -14,13 +14,14 @@ from llamac.data.stages import StageError
 from llamac.data.stages.common.need import file_bytes, need, sha256, version
 from llamac.spec.stages import Language
 
-MODEL = "lid.176.ftz"
+MODEL = "lid.176.ftz"  # fastText's small model
 
 
 def build(stage: Language) -> Filter:
-    """Return the filter by language, which records the language in `meta`.
+    """Return the filter by language, as identified by a model or given by the reader.
 
-    Raises StageError if the model or a package is missing.
+    A model's result and its probability are recorded in `meta`. Raises StageError if the model or a
+    package is missing.
     """
     languages = frozenset(stage.languages)
     if stage.by == "source":
@@ -43,7 +44,10 @@ def build(stage: Language) -> Filter:
 
 
 def facts(stage: Language) -> dict[str, Any]:
-    """Return the version of the engine, and name and sha256 of its model."""
+    """Return the version of the engine and, for fastText, name and sha256 of its model.
+
+    Empty if the reader gives the language. Raises StageError if the model is missing.
+    """
     if stage.by == "source":
         return {}
     if _engine(stage) == "langid":

@@ -12,7 +12,7 @@ from llamac.spec.stages import LargestSites
 
 
 def build(stage: LargestSites) -> Survey:
-    """Return the survey that keeps the largest sites."""
+    """Return the survey that keeps the `stage.sites` sites with the most documents."""
     return _LargestSites(stage.sites)
 
 

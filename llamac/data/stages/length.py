@@ -7,7 +7,7 @@ from llamac.spec.stages import Length
 
 
 def build(stage: Length) -> Filter:
-    """Return the filter by number of characters."""
+    """Return the filter by characters: at least `min_chars`, and at most `max_chars` if given."""
 
     def judge(document: Document) -> Document | Rejected:
         length = len(document.text)

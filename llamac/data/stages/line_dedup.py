@@ -40,7 +40,7 @@ _PUNCTUATION = re.compile(
 
 
 def build(stage: LineDedup) -> Survey:
-    """Return the survey that drops repeated lines."""
+    """Return the survey that drops repeated lines, all or (`keep = "first"`) all but the first."""
     return Repeats(stage.min_chars, stage.keep == "first", line_keys, _without_lines)
 
 
@@ -60,7 +60,10 @@ def line_keys(text: str) -> Keys:
 
 
 def normalised_lines(text: str) -> bytes:
-    """Return the text as UTF-8 with its lines normalised for comparison."""
+    """Return the text as UTF-8 with its lines normalised for comparison.
+
+    In lower case, with digits as 0, and without punctuation and control characters.
+    """
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub("", _DIGIT.sub("0", text))
@@ -79,7 +82,8 @@ def _without_lines(text: str, repeated_mask: NDArray[np.bool_]) -> str:
 class Repeats:
     """Survey that removes repeated pieces of documents, such as lines, identified by keys.
 
-    min_chars: shorter documents are rejected. keep_first: keep the first occurrence of a piece.
+    min_chars: documents that are shorter, before or after, are rejected. keep_first: keep the first
+    occurrence of a piece.
     keys(text): function that returns a key for each piece, uint64 [pieces]. Pieces with equal keys
     are repeats, except those with key 0, which are never removed.
     without(text, mask): function that removes the pieces with a true `mask`, bool [pieces].
@@ -159,8 +163,9 @@ class Repeats:
 def find_repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which of a document's keys to drop, bool [keys].
 
-    repeated: sorted keys of the part that occur more than once. keep_once: whether the next
-    occurrence of each is kept; it is set to False when that is found.
+    keys: uint64 [keys], in the document's order. repeated: sorted keys of the part that occur more
+    than once in the source. keep_once: whether the next occurrence of each is kept, bool
+    [repeated]; it is set to False when that is found.
     """
     if not len(repeated):
         return np.zeros(len(keys), bool)

@@ -160,8 +160,8 @@ def similarity(
 ) -> NDArray[np.float64]:
     """Return the estimated Jaccard similarity of pairs of documents, float64 [pairs].
 
-    starts: number of the first document of each part. first, second: documents, numbered over all
-    parts.
+    parts: findings of each part, with its `signatures`. starts: number of the first document of
+    each part. first, second: documents [pairs], numbered over all parts.
     """
     estimates = np.empty(len(first))
     for begin in range(0, len(first), 1 << 14):

@@ -15,20 +15,21 @@ from llamac.data.stages.common.need import file_bytes, require_readable, sha256
 from llamac.data.stages.common.ngram_model import load_model, perplexity
 from llamac.spec.stages import Perplexity
 
-HELP = "`llamac data classifier SPEC` trains it"
+HELP = "`llamac data classifier SPEC` trains it"  # hint if the model is missing
 
 
 def build(stage: Perplexity) -> Survey:
-    """Return the survey that splits documents by perplexity.
+    """Return the survey that keeps the buckets `stage.keep` of head, middle and tail.
 
-    Raises StageError if the language model is missing.
+    It records perplexity and bucket in `meta`. Raises StageError if the language model cannot be
+    read.
     """
     require_readable(stage.model, HELP)
     return _Perplexity(stage)
 
 
 def facts(stage: Perplexity) -> dict[str, str]:
-    """Return the sha256 of the language model."""
+    """Return the sha256 of the language model. Raises StageError if it cannot be read."""
     return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
@@ -67,10 +68,10 @@ class _Perplexity:
 
 
 def value_of_rank(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
-    """Return the value of rank `rank`, from 0, among the positive float32 values of all arrays.
+    """Return the value of rank `rank`, from 0 (lowest), among the positive values of all arrays.
 
-    A negative rank gives -1. Positive floats are ordered like their bits, so two histograms, of the
-    upper and of the lower 16 bits, suffice instead of sorting.
+    parts: arrays float32 [n]. A negative rank gives -1. Positive floats are ordered like their
+    bits, so two histograms, of the upper and of the lower 16 bits, suffice instead of sorting.
     """
     if rank < 0:
         return -1.0

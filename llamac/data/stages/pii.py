@@ -27,12 +27,15 @@ _PHONE = re.compile(
 _IP4 = re.compile(r"(?<![\w.\-])(?:\d{1,3}\.){3}\d{1,3}(?![\w\-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![\w:])")
 
-SMALL = 32
+SMALL = 32  # four numbers below this are no IP address but a section or version
 _MASKS = {"email": "<email>", "phone": "<phone>", "ip": "<ip>"}
 
 
 def build(stage: Pii) -> Filter:
-    """Return the filter that masks personal data in place; it counts the masks in `meta`."""
+    """Return the filter that masks the kinds of personal data in `stage.mask`, in place.
+
+    It counts the masks of each kind in `meta`.
+    """
     kinds = sorted(set(stage.mask), key=list(_MASKS).index)
 
     def judge(document: Document) -> Document:

@@ -21,12 +21,13 @@ from llamac.data.stages.common.need import file_bytes, require_readable, sha256
 from llamac.data.stages.common.words import hash_texts, ngrams, normalised_words
 from llamac.spec.stages import Quality
 
-HELP = "`llamac data classifier SPEC` trains it"
-WORDS = 500
+HELP = "`llamac data classifier SPEC` trains it"  # hint if the model is missing
+WORDS = 500  # words of a page that are read
 PENALTY = 0.1
 """L2 regularisation: 1 / C of scikit-learn's LogisticRegression."""
 
 Features = NDArray[np.uint32]
+"""Sorted distinct buckets of a page's words and word pairs, uint32 [n]."""
 
 
 def build(stage: Quality) -> Filter:
@@ -48,7 +49,7 @@ def build(stage: Quality) -> Filter:
 
 
 def facts(stage: Quality) -> dict[str, str]:
-    """Return the sha256 of the classifier."""
+    """Return the sha256 of the classifier. Raises StageError if it cannot be read."""
     return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
@@ -77,7 +78,10 @@ def features(text: str, buckets: int) -> Features:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """Logistic regression on hashed features. weights: float32 [buckets]."""
+    """Logistic regression on hashed features.
+
+    weights: of each bucket, float32 [buckets]. bias: added to the weighted sum.
+    """
 
     weights: NDArray[np.float32]
     bias: float
@@ -89,10 +93,10 @@ class QualityModel:
 
 
 def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> QualityModel:
-    """Fit a logistic regression by L-BFGS in float32.
+    """Fit a logistic regression by L-BFGS in float32, with at most 200 iterations.
 
-    pages: features of each page. labels: whether Wikipedia cites it. The loss is strictly convex,
-    so its optimum is unique.
+    pages: features of each page. labels: whether Wikipedia cites it. buckets: number of weights.
+    The loss is strictly convex, so its optimum is unique.
     """
     import torch
     import torch.nn.functional as F

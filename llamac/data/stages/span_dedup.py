@@ -13,7 +13,10 @@ from llamac.spec.stages import SpanDedup
 
 
 def build(stage: SpanDedup) -> Survey:
-    """Return the survey that removes repeated runs of sentences."""
+    """Return the survey that removes runs of `stage.sentences` sentences that occurred before.
+
+    A document that loses some, and keeps fewer than `stage.min_sentences`, is rejected.
+    """
     size = stage.sentences
 
     def keys(text: str) -> Keys:

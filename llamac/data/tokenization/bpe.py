@@ -16,7 +16,7 @@ from llamac.runtime.tokenizers.tokenizer import SPACE_MARK, Tokenizer
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge of two adjacent pieces.
+    """Merge of two adjacent pieces, as one step of training or encoding.
 
     pair: the two pieces. count: occurrences that were merged. pieces: the whole text after the
     merge. score: score of the merged piece in the model; None when merges are learnt.
@@ -73,9 +73,9 @@ def merges_by_score(tokenizer: Tokenizer) -> bool:
 
 
 def initial_pieces(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Return the characters that a model begins to merge.
+    """Return the pieces, of one character each, that a model begins to merge.
 
-    Spaces are U+2581; some models also put one at the beginning of the text.
+    Spaces become U+2581; some models also put one at the beginning of the text.
     """
     marked = text.replace(" ", SPACE_MARK)
     first = tokenizer.encode(text[:1]) if text else []

@@ -29,9 +29,9 @@ class ExportError(ValueError):
 def export(directory: Path, out: Path, kind: str) -> list[Path]:
     """Write each split of each source in another format, including EOS, and return the files.
 
-    kind: "megatron" writes `<out>/<source>_<split>.bin` and `.idx`; "datatrove" writes `.ds` and
-    `.ds.index`. Raises ExportError, before anything is written, for supervised data and if a file
-    exists.
+    directory: of the prepared data. out: directory to write to. kind: "megatron" writes
+    `<out>/<source>_<split>.bin` and `.idx`; "datatrove" writes `.ds` and `.ds.index`. Raises
+    ExportError, before anything is written, for supervised data and if a file exists.
     """
     manifest = load_manifest(directory)
     if is_signed(manifest):

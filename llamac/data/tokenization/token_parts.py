@@ -50,7 +50,7 @@ its file's name in the `.names` file. line: as in `Document`.
 def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
     """Tokenise a part chunk by chunk, resuming after the last recorded chunk.
 
-    work: folder of the parts' recorded state.
+    work: folder of the parts' recorded state. Raises TokenizerError if too many tokens are unknown.
     """
     state = _state(work, plan, part)
     with folder_lock(state.with_name(f"{part.number:05}.tokenize")):
@@ -83,7 +83,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
 
 
 def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
-    """Return whether the part is complete and all its files are unchanged."""
+    """Return whether the part is tokenised and its shards and index files are undamaged."""
     state = read_note_or_empty(_state(work, plan, part))
     if not (state.get("done", False) and _shards_are_whole(job, state)):
         return False
@@ -101,7 +101,10 @@ def _shards_are_whole(job: PrepareJob, state: dict[str, Any]) -> bool:
 
 
 def read_part_state(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
-    """Return the recorded state of a part: `_SplitState` values by split, and UNKNOWN."""
+    """Return the recorded state of a part; empty if it is not begun.
+
+    For each split, a dictionary of counts, hashes and shards; under UNKNOWN, (unknown, all) tokens.
+    """
     return read_note_or_empty(_state(work, plan, part))
 
 

@@ -35,7 +35,7 @@ class NoTokenizerError(ValueError):
 def find_tokenizer(name: str) -> Tokenizer:
     """Load a tokenizer from its file, a directory of prepared data, or a run directory.
 
-    Raises NoTokenizerError if there is none or it cannot be read.
+    name: path of one of these. Raises NoTokenizerError if there is none or it cannot be read.
     """
     path = Path(name)
     if path.is_dir():
@@ -54,8 +54,8 @@ def _raise_missing(path: Path) -> Path:
 def train_for(spec: Spec, log: Callable[[str], None]) -> Tokenizer:
     """Train a spec's tokenizer on samples of its sources, in proportion to their shares.
 
-    log: called with each line of progress. Raises NoTokenizerError if the spec has a tokenizer
-    already, or a source has no text.
+    Held-out documents are left out. log: called with each line of progress. Raises NoTokenizerError
+    if the spec has a tokenizer already, or a source has no text.
     """
     if spec.tokenizer.path:
         raise NoTokenizerError(
@@ -90,7 +90,7 @@ class TokenizerComparison:
     """Comparison of two tokenizers, a and b, on one source.
 
     nbytes: bytes of text. tokens: tokens of (a, b). lost: characters in texts that (a, b) does not
-    restore exactly.
+    restore exactly, apart from space at either end.
     """
 
     source: str
@@ -111,7 +111,7 @@ class TokenizerComparison:
         return b / a if a else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON values."""
+        """Return the comparison as a JSON object, with pairs as `{"a": …, "b": …}`."""
         names = ("a", "b")
         return {
             "source": self.source,
@@ -128,7 +128,8 @@ def compare_tokenizers(
 ) -> list[TokenizerComparison]:
     """Compare tokenizers on a sample of about `size` bytes of each source of a spec.
 
-    With several sources, the last entry is their sum.
+    A sample is drawn from the source's first `SAMPLE_FACTOR` times `size` bytes. With several
+    sources, the last entry, `all`, is their sum.
     """
     rows = []
     for source in spec.data.source:

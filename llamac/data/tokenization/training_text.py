@@ -37,8 +37,8 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
     """Sample a part's lines for training the tokenizer and write them to a file under `work`.
 
     The sample has `train_bytes` times the source's share times the part's share of its text, which
-    `count_text` has recorded, or the whole text if that is less. Held-out documents are excluded.
-    An undamaged file is kept.
+    `count_text` has recorded, or the whole text if that is less. It is drawn by the spec's seed,
+    without held-out documents. An undamaged file is kept.
     """
     path = _lines_path(work, plan, part)
     sizes = read_note_or_empty(_counts_path(work, plan))["bytes"]
@@ -65,7 +65,8 @@ def is_drawn(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
 def choose_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     """Write tokenizer.model: the spec's tokenizer, or one trained on the sampled lines.
 
-    Raises SourceError, before anything is tokenised, if a source has no text left.
+    One that was written with the same settings is kept. Raises SourceError, before anything is
+    tokenised, if a source has no text left.
     """
     for plan in plans:
         require_text(plan)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from llamac.runtime import durable_files
 from llamac.runtime.errors import RunError
 
-ALIGNMENT = 64
+ALIGNMENT = 64  # bytes; arrays begin at multiples of it
 IN_MEMORY = 1 << 20
 """Number of keys that a merge has in memory at a time."""
 
 Arrays = dict[str, NDArray]
+"""Arrays by name."""
 
 
 def save(path: Path, arrays: Mapping[str, NDArray]) -> None:

@@ -11,9 +11,10 @@ from llamac.data.stages import StageError
 
 
 def need(module: str, package: str = "") -> Any:
-    """Import and return a module. Raises StageError with the command that installs it.
+    """Import and return a module.
 
-    package: its name on PyPI; "" if it is that of the module.
+    package: its name on PyPI; "" if it is that of the module. Raises StageError, with the command
+    that installs the package, if it is missing.
     """
     try:
         return importlib.import_module(module)
@@ -40,10 +41,10 @@ def file_bytes(path: str, help: str, size: int = -1) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """Return the SHA-256 digest in hexadecimal."""
+    """Return the SHA-256 digest of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def version(package: str) -> str:
-    """Return an installed package's name and version, such as "py3langid 1.0.0"."""
+    """Return an installed package's name on PyPI and version, such as "py3langid 1.0.0"."""
     return f"{package} {importlib.metadata.version(package)}"

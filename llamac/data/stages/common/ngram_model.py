@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 from llamac.data.stages.common import arrays, hash_table
 from llamac.data.stages.common.words import Hashes, hash_texts, mix_bits, ngrams, normalised_words
 
-UNKNOWN = np.uint64(0x5851F42D4C957F2D)
+UNKNOWN = np.uint64(0x5851F42D4C957F2D)  # hash that stands for the unknown word
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 Floats = NDArray[np.float32]
 Model = dict[str, NDArray]
+"""Arrays of a language model by name.
+
+`unknown`: number of distinct words trained on as the unknown word, int64 [1]. `slots1`, `values1`,
+…: hash table of the n-grams of each size, with (log-probability, log of the backoff weight) as
+values.
+"""
 
 
 def model_words(text: str) -> Hashes:
@@ -32,9 +38,8 @@ def model_words(text: str) -> Hashes:
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
     """Train a model on the first `max_words` words, in about 100 bytes of memory per word.
 
-    order: longest n-gram. n-grams of three or more words that occur once are dropped.
-    Returns hash tables of log-probabilities and backoff weights, as arrays by name.
-    Raises ValueError if the text is shorter than `order` words.
+    order: longest n-gram. n-grams of three or more words that occur once are dropped. Raises
+    ValueError if the texts have fewer than `order` words in all.
     """
     batches, count = [], 0
     for text in texts:
@@ -99,7 +104,7 @@ def perplexity(model: Model, text: str) -> float:
 
 
 def load_model(path: Path) -> Model:
-    """Map a saved model into memory. Raises RunError if the file is damaged."""
+    """Map a saved model into memory, read-only. Raises RunError if the file is damaged."""
     return arrays.load(path)
 
 

@@ -55,7 +55,10 @@ class Spill:
         folder.mkdir(parents=True)
 
     def add(self, parts: NDArray[np.integer], records: NDArray) -> None:
-        """Append records. parts: number of each record's part; order within a part is kept."""
+        """Append records of any parts; order within a part is kept.
+
+        parts: number of each record's part, integer [n]. records: structured array [n].
+        """
         if not len(parts):
             return
         order = np.argsort(parts, kind="stable")
@@ -66,7 +69,7 @@ class Spill:
                 chunk.tofile(file)
 
     def read_part(self, part: int) -> NDArray:
-        """Return the records of a part, in the order of `add`."""
+        """Return the records of a part, in the order of `add`; empty if there are none."""
         path = self.folder / str(part)
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
@@ -91,7 +94,8 @@ def write_dropped(decision: Path, parts: Iterable[Mapping[int, str]]) -> None:
 def drop(decision: Path, part: int, reason: str) -> Filter:
     """Return a filter that rejects the documents of a part that `write_dropped` recorded.
 
-    It must be called on the part's documents once, in order.
+    reason: that of the rejections. The filter must be called on the part's documents once, in
+    order.
     """
     details: dict[str, str] = json.loads(read(decision, part))
     numbers = count()
@@ -122,10 +126,10 @@ def place(arrays: Mapping[str, NDArray], number: int) -> str:
 def duplicates_of_part(
     pairs: NDArray, parts: list[dict[str, NDArray]]
 ) -> Iterator[tuple[int, str]]:
-    """Yield (number of a dropped document, position of the kept one).
+    """Yield (number of a dropped document, position of the kept one), for documents of one part.
 
-    pairs: records (document, part, first), where `first` is the kept document in `part`.
-    parts: the arrays of `places` of each part.
+    pairs: records (document, part, first): a dropped document, and the kept document `first` of
+    `part`. parts: the arrays of `places` of each part. Positions are "file:line".
     """
     for pair in pairs:
         yield int(pair["document"]), place(parts[int(pair["part"])], int(pair["first"]))
