@@ -48,14 +48,16 @@ def write_import(
     log: Callable[[str], None],
     write_spec: Callable[[str], None],
 ) -> None:
-    """Write an import to a directory beside `spec_path`, named as the spec without ".toml".
+    """Write `source` as an import, in a directory beside `spec_path` named as it without ".toml".
 
     The directory appears complete or not at all.
     dtype: dtype of the written weights; None keeps the source's.
-    overwrite: replace an existing import. Other directories are never replaced.
+    overwrite: whether to replace an existing import. Other directories are never replaced.
+    log: called with each message for the user.
     write_spec: called with the spec's text once the directory is in place; it writes `spec_path`.
-    If it raises, the directory is removed again.
-    Raises ConversionError if the source is damaged or unsupported, OSError if writing fails.
+    If it raises, the directory is removed and a replaced one restored.
+    Raises ConversionError if the source is damaged or unsupported, the name is invalid, or the
+    directory exists and must not be replaced; OSError or RunError if writing fails.
     """
     name = spec_path.name.removesuffix(".toml")
     if not re.fullmatch(SLUG, name):
@@ -150,7 +152,7 @@ def _resolved_spec_text(spec: Spec, frozen: FrozenBase | None) -> str:
 
 
 def shapes_of(spec: Spec) -> Shapes:
-    """Return the shapes of the parameters that `spec` trains or freezes, by canonical name."""
+    """Return the unsharded shapes of all parameters, frozen ones included, by canonical name."""
     table = Lower().apply(spec).parameters
     shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in table.items():

@@ -6,9 +6,9 @@ from llamac.runtime.errors import RunError
 
 
 class ConversionError(RunError):
-    """A model cannot be converted: its files are damaged, or the format does not support it.
+    """A model cannot be converted: damaged files, an unsupported feature or an unusable option.
 
-    The command exits with code 2.
+    exit_code: status with which the command exits.
     """
 
     exit_code = 2

@@ -15,7 +15,7 @@ MARKERS = {
     "gguf": "model.gguf",
     "peft": "adapter_config.json",
 }
-"""The file by which an earlier export of each format is recognised."""
+"""Name of the file by which an earlier export is recognised, by format."""
 
 
 def write_export(
@@ -32,10 +32,11 @@ def write_export(
 
     format: "hf", "meta", "gguf" or "peft". checkpoint: a step, a path, or "newest".
     dtype: name of the written weights' dtype; None keeps the checkpoint's.
-    parts: number of model-parallel ranks, and thus of files, in Meta's format.
-    overwrite: replace an earlier export of this format.
-    Raises ConversionError if the format does not support the model or `output` must not be
-    replaced, RunError if the checkpoint is damaged.
+    parts: number of model-parallel ranks, and thus of files, in Meta's format; otherwise ignored.
+    overwrite: whether to replace an earlier export of this format.
+    log: called with each message for the user.
+    Raises ConversionError if the format does not support the model or `dtype`, or `output` must
+    not be replaced; OSError or RunError if there is no undamaged checkpoint or writing fails.
     """
     marker = MARKERS[format]
     require_output(output, overwrite, marker)
@@ -63,7 +64,8 @@ def write_export(
 def require_output(output: Path, overwrite: bool, marker: str) -> None:
     """Raise ConversionError unless `output` is absent, an empty directory, or may be overwritten.
 
-    marker: the file that identifies an earlier export, the only thing that `overwrite` replaces.
+    overwrite: whether a directory with an earlier export may be; a symbolic link never may.
+    marker: name of the file that identifies an earlier export.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConversionError(f"{output} exists and is not a directory: choose another with -o")

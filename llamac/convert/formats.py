@@ -11,6 +11,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Dtypes of written weights, by their names in `--dtype`; `gguf_export.TYPES` has GGUF's."""
 
 
 def open_source(
@@ -19,10 +20,10 @@ def open_source(
     """Open the model at `path`, detecting its format, without reading the weights.
 
     path: a directory of Hugging Face's, Meta's or peft's format, or a .gguf file.
-    base: the import or run that peft adapters were trained on; None for any other format.
-    log: called with each note to the user.
-    Raises ConversionError if the format is unknown, the model is not supported, or `base` does not
-    fit the format.
+    base: the import, run or checkpoint that peft adapters were trained on; None for other formats.
+    log: called with each message for the user.
+    Raises ConversionError if the format is unknown, files are damaged, the model is not supported,
+    or `base` does not fit the format; RunError if `base` has no undamaged checkpoint.
     """
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         if base is None:
@@ -56,9 +57,9 @@ def open_source(
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the torch dtype named by `--dtype`, or None if there is no name.
+    """Return the torch dtype of a name given to `--dtype`; None if `name` is None.
 
-    Raises ConversionError for an unknown name.
+    Raises ConversionError for a name that is not in `DTYPES`.
     """
     if name is None:
         return None

@@ -11,6 +11,7 @@ from torch import Tensor
 from llamac.convert.tensors import LazyTensor
 
 SUFFIXES = A, B = ("_lora_a", "_lora_b")
+"""Endings of the canonical names of an adapter's factors, A [rank, in] and B [out, rank]."""
 
 
 def is_adapter_name(canonical: str) -> bool:
@@ -24,10 +25,11 @@ def adapted_weight(half: str) -> str:
 
 
 def merge_adapters(tensors: Mapping[str, LazyTensor], scale: float) -> dict[str, LazyTensor]:
-    """Add low-rank adapters to the base weights: W + scale·B·A, summed in float32.
+    """Add low-rank adapters to the base weights: W + scale·B·A, computed when they are read.
 
-    tensors: base weights and adapters by canonical name. The result has the names of the base
-    weights, and is written in their dtypes.
+    tensors: base weights and adapters by canonical name. scale: alpha / rank.
+    The result has the names and declared dtypes of the base weights; sums are read in float32, or
+    in float64 for such a base.
     """
     merged: dict[str, LazyTensor] = {}
     for name, base in tensors.items():

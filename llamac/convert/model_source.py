@@ -33,11 +33,12 @@ class ForeignModel:
     family: model_type of transformers or GGUF's architecture, or "peft". title: display name.
     model: the spec's [model] table.
     tensors: function from the expected shapes to lazily read tensors by canonical name, in the row
-    order of model.rope_layout; raises ConversionError if tensors are missing.
+    order of model.rope_layout; raises ConversionError if the source has other tensors or shapes.
     files: source files, to be hashed. context: maximum number of positions.
-    tokenizer: contents of the tokenizer files by name.
-    bos: BOS id. begin, end: ids that begin and that end a text.
-    generation: default sampling settings.
+    tokenizer: contents of the tokenizer files by name; empty if there is none.
+    bos: BOS id. begin: ids that the tokenizer puts before every text.
+    end: ids each of which ends a text. chat_template: Jinja text.
+    generation: default sampling settings, such as temperature, by transformers' names.
     frozen: the base weights if `tensors` are LoRA adapters, else None.
     """
 

@@ -12,7 +12,7 @@ TOP = {  # canonical: Hugging Face's, GGUF's
     "norm": ("model.norm", "output_norm"),
     "output": ("lm_head", "output"),
 }
-LAYER = {
+LAYER = {  # the same for tensors of a layer, without the layer's prefix
     "attention_norm": ("input_layernorm", "attn_norm"),
     "attention.wq": ("self_attn.q_proj", "attn_q"),
     "attention.wk": ("self_attn.k_proj", "attn_k"),
@@ -30,17 +30,17 @@ ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm
 
 
 def hf_name(canonical: str) -> str:
-    """Return Hugging Face's name: `tok_embeddings` → `model.embed_tokens.weight`."""
+    """Return a tensor's Hugging Face name: `tok_embeddings` → `model.embed_tokens.weight`."""
     return _name(canonical, 0, "model.layers.")
 
 
 def gguf_name(canonical: str) -> str:
-    """Return GGUF's name: `layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
+    """Return a tensor's GGUF name: `layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
     return _name(canonical, 1, "blk.")
 
 
 def meta_name(canonical: str) -> str:
-    """Return Meta's name: `layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
+    """Return a tensor's name by Meta: `layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
     return f"{canonical}.weight"
 
 
@@ -59,9 +59,10 @@ def is_rotated(canonical: str) -> bool:
 
 
 def reorder_rows(canonical: str, tensor: LazyTensor, model: Model, layout: str) -> LazyTensor:
-    """Return a tensor of `model` with its rows reordered for another RoPE layout.
+    """Return a tensor of `model` with its rows in another RoPE layout, reordered when it is read.
 
-    layout: "half_split" or "interleaved". Tensors that RoPE does not affect are unchanged.
+    canonical: the tensor's name. layout: "half_split" or "interleaved". Tensors outside `ROTATED`,
+    and those of a model that has this layout, are unchanged.
     """
     if model.rope_layout == layout or not is_rotated(canonical):
         return tensor
@@ -79,6 +80,9 @@ def to_half_split(rows: Tensor, head_dim: int) -> Tensor:
 
 
 def to_interleaved(rows: Tensor, head_dim: int) -> Tensor:
-    """Reorder the halves of each head to interleaved pairs: the inverse of `to_half_split`."""
+    """Reorder the halves of each head to interleaved pairs: the inverse of `to_half_split`.
+
+    rows: [heads * head_dim, ...], as there.
+    """
     halves = rows.unflatten(0, (-1, 2, head_dim // 2))
     return MEMORY.copy(halves.transpose(1, 2)).view(rows.shape)

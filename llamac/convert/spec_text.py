@@ -16,7 +16,7 @@ from llamac.spec.toml.writer import toml_literal, toml_string
 SHAPE = ("dim", "n_layers", "n_heads")
 """Keys of [model] without defaults."""
 
-MAX_SEQUENCE_LENGTH = 2048  # tokens of a training sequence that an import begins with
+MAX_SEQUENCE_LENGTH = 2048  # tokens of a training sequence in a spec that extends no other
 COMMENTS = {
     "n_kv_heads": "key and value heads, each shared by a group of query heads",
     "rope_layout": "RoPE layout of the source",
@@ -25,6 +25,7 @@ COMMENTS = {
     "qk_norm": "queries and keys are normalised",
     "sliding_window": "tokens that a query attends to",
 }
+"""Comments on keys of [model] in the written spec."""
 
 
 def spec_text(

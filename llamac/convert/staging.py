@@ -20,7 +20,8 @@ def staged_directory(
 
     It is locked for this process. An error deletes it and leaves `final` unchanged.
     after_rename: called once `final` is replaced; if it raises, the replacement is undone.
-    Raises RunError if another process is writing the same directory, or the disk fails.
+    Raises RunError if another process is writing the same directory, OSError or RunError if the
+    disk fails.
     """
     temporary, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
     with run_lock(temporary):

@@ -38,7 +38,7 @@ class ReusedMemory:
         self._lock = Lock()
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised contiguous tensor."""
+        """Return an uninitialised contiguous tensor on the CPU."""
         size = torch.Size(shape).numel() * dtype.itemsize
         if size not in self.SIZES:
             return torch.empty(tuple(shape), dtype=dtype)
@@ -62,6 +62,7 @@ class ReusedMemory:
 
 
 MEMORY = ReusedMemory()
+"""Allocator of the tensors that conversions read and convert."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class LazyTensor:
 
     @property
     def numel(self) -> int:
+        """Return the number of elements."""
         return torch.Size(self.shape).numel()
 
     @property
     def nbytes(self) -> int:
+        """Return the number of bytes in the declared dtype."""
         return self.numel * self.dtype.itemsize
 
     def map(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
@@ -100,16 +103,16 @@ class LazyTensor:
         return self if dtype is None else replace(self, dtype=dtype)
 
     def equals(self, other: LazyTensor) -> bool:
-        """Return whether two tensors have the same shape, dtype and bits. Reads both."""
+        """Return whether two tensors have the same shape, declared dtype and bits. Reads both."""
         if (self.shape, self.dtype) != (other.shape, other.dtype):
             return False
         return byte_view(self.read()) == byte_view(other.read())
 
 
 def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[tuple[LazyTensor, Tensor]]:
-    """Yield (tensor, values) pairs while a thread reads the next one: two are in memory.
+    """Yield (tensor, its values) in order, while a thread reads the next: two are in memory.
 
-    Values have the file's dtype; the caller casts them block by block.
+    Values have the file's dtype; the caller casts them block by block (`blocks_of`).
     """
     with ThreadPoolExecutor(1) as reader:
         pending: tuple[LazyTensor, Future[Tensor]] | None = None
@@ -123,13 +126,13 @@ def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[tuple[LazyTensor, Tens
 
 
 def blocks_of(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield the values in `dtype` as flat blocks of at most BLOCK bytes."""
+    """Yield the values in order, converted to `dtype`, as flat blocks of at most BLOCK bytes."""
     for block in values.reshape(-1).split(BLOCK // max(values.itemsize, dtype.itemsize)):
         yield block if block.dtype == dtype else MEMORY.copy(block, dtype)
 
 
 def commonest_dtype(tensors: Mapping[str, LazyTensor]) -> str:
-    """Return the name of the dtype with the most bytes, such as "bfloat16"."""
+    """Return the name of the declared dtype with the most bytes, such as "bfloat16"."""
     sizes = Counter[str]()
     for tensor in tensors.values():
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
@@ -152,7 +155,7 @@ def write_behind(file: Any) -> None:
     """Begin to write a file's bytes to disk, and free the memory of those already there.
 
     The kernel would keep them until it needs the memory, and spend more on fresh pages for the
-    next bytes than on writing them.
+    next bytes than on writing them. Without posix_fadvise, this only flushes Python's buffer.
     """
     file.flush()
     if hasattr(os, "posix_fadvise"):
@@ -160,7 +163,7 @@ def write_behind(file: Any) -> None:
 
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """Read a contiguous tensor at byte `offset` of a file.
+    """Read a tensor that is stored contiguously at byte `offset` of a file.
 
     Raises ConversionError if the file is too short.
     """
@@ -179,9 +182,9 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
 def require_tensors(
     tensors: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raise ConversionError unless exactly the tensors in `shapes` exist, with float dtypes.
+    """Raise ConversionError unless the tensors are those of `shapes`, in their shapes and FLOATS.
 
-    what: subject of the message: the file or directory.
+    tensors, shapes: by the same names. what: the file or directory, for messages.
     """
     if missing := [name for name in shapes if name not in tensors]:
         raise ConversionError(f"{what} lacks {_list_names(missing)}, required by its configuration")

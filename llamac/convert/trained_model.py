@@ -21,13 +21,15 @@ from llamac.spec import Spec, load_spec
 from llamac.spec.finetune import Finetune
 
 Log = Callable[[str], None]
+"""Function that is called with each message for the user."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained model to export.
 
-    opened: its directory: checkpoint, tokenizer and import notes. spec: spec of the merged weights.
+    opened: its directory: checkpoint, tokenizer and import notes.
+    spec: resolved spec, without [finetune] if adapters were merged.
     tensors: weights with adapters merged, by canonical name, in the row order of
     spec.model.rope_layout.
     adapters: the adapters by canonical name; empty if all weights were trained.
@@ -53,8 +55,8 @@ class TrainedModel:
 def open_trained_model(run: Path, checkpoint: str, log: Log) -> TrainedModel:
     """Open a run or an import, without reading its weights.
 
-    checkpoint: a step, a path, or "newest". Raises RunError without a complete checkpoint,
-    ConversionError if it does not match spec.toml.
+    checkpoint: a step, a path, or "newest". Raises RunError if there is no undamaged checkpoint, or
+    the base weights of adapters are missing; ConversionError if it does not match spec.toml.
     """
     opened = open_model(run, checkpoint, log, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))

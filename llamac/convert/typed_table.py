@@ -11,12 +11,20 @@ from llamac.convert.errors import ConversionError
 
 M = TypeVar("M", bound=BaseModel)
 Size = Annotated[int, Field(ge=1, lt=2**31)]
+"""Positive integer of 31 bits."""
+
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+"""Non-negative integer of 31 bits."""
+
 Number = Annotated[float, Field(gt=0)]
+"""Positive number."""
 
 
 class Table(BaseModel):
-    """Base class of strictly typed tables; unknown keys are ignored."""
+    """Base class of strictly typed tables, immutable and without infinities and NaN.
+
+    Unknown keys are ignored unless a subclass forbids them.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -24,7 +32,8 @@ class Table(BaseModel):
 def validate_table(kind: type[M], table: Any, where: str) -> M:
     """Validate an untrusted table as an instance of `kind`.
 
-    where: the file. Raises ConversionError, which names the file and the key.
+    where: the file, for messages. Raises ConversionError, which names the file and the key, if a
+    value is missing or invalid.
     """
     try:
         return kind.model_validate(table)

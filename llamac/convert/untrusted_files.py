@@ -15,9 +15,9 @@ MAX_DEPTH = 64  # levels of nesting in JSON
 
 
 def path_inside(directory: Path, name: str) -> Path:
-    """Return the path of an existing file in `directory`.
+    """Return `directory / name`, an existing file inside `directory`.
 
-    Symbolic links may lead to the `blobs` directory of a Hugging Face cache.
+    Symbolic links are followed; from a Hugging Face cache they may also lead to its `blobs`.
     Raises ConversionError for a missing file, and for a path that leaves the directory.
     """
     path, root = directory / name, directory.resolve()
@@ -90,6 +90,6 @@ def _require_shallow(value: Any) -> None:
 
 
 def hash_files(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return {"bytes": size, "sha256": hex digest} of each file, by name."""
+    """Return {"bytes": size, "sha256": hex digest} of each file, by name without directory."""
     hashed = zip(files, durable_files.sha256_of_all(files), strict=True)
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha} for path, sha in hashed}

@@ -32,13 +32,13 @@ from llamac.convert.tensors import MEMORY, LazyTensor, byte_view, read_ahead, re
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
-SECTION = "model."
+SECTION = "model."  # prefix of the weights' names in a checkpoint
 PART = 128 << 20  # bytes of a tensor that are saved as one part
 FILE = 512 << 20  # bytes after which a new file is begun: several readers can check them
 
 
 class Window(io.RawIOBase):
-    """File-like view of a byte range of a file, for `torch.load`."""
+    """File-like view of `length` bytes of a file from byte `offset`, for `torch.load`."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0
@@ -68,8 +68,8 @@ class Window(io.RawIOBase):
 def read_weights(checkpoint: Path) -> dict[str, LazyTensor]:
     """Return the weights of a checkpoint by canonical name, to be read lazily.
 
-    The checkpoint may have been saved by any number of ranks.
-    Raises ConversionError if its metadata is damaged.
+    The checkpoint may have been saved by any number of ranks; the tensors are whole.
+    Raises ConversionError if its metadata is missing or damaged.
     """
     directory = checkpoint / "tensors"
     try:

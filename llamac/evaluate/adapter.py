@@ -35,7 +35,7 @@ class Adapter(TemplateLM):
         """Wrap a model.
 
         max_tokens: maximum tokens per batch, including padding. seed: seed of sampled answers.
-        progress: called with (text, done, total); None reports nothing.
+        progress: called with ("reading" or "answering", number done, total); None reports nothing.
         """
         super().__init__()
         self.opened, self.max_tokens, self.seed = model, max_tokens, seed
@@ -49,15 +49,16 @@ class Adapter(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """Return the id that stands for an empty context."""
+        """Return the id put before a text without context, so that its first token has a score."""
         return self.opened.prefix
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return the tokens of a text, after the model's begin tokens.
+        """Return the ids of a text's tokens, after the model's begin tokens.
 
-        add_special_tokens: False omits the begin tokens.
+        If the text starts with the last begin token, that one is not repeated.
+        add_special_tokens: False omits the begin tokens. Other arguments are ignored.
         """
         begin = self.opened.begin
         if add_special_tokens is False:
@@ -69,7 +70,10 @@ class Adapter(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Return (log P(continuation | context) in nats, whether it is the greedy continuation)."""
+        """Return (log P(continuation | context) in nats, whether greedy decoding gives it).
+
+        requests: their arguments are (context, continuation), both texts. disable_tqdm: ignored.
+        """
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
@@ -86,7 +90,11 @@ class Adapter(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return the log-probability of each text in nats; every token is predicted once."""
+        """Return the log-probability of each text in nats; every token is predicted once.
+
+        Texts longer than the context are divided into windows. requests: their arguments are
+        (text,). disable_tqdm: ignored.
+        """
         windows: list[tuple[Any, list[int], list[int]]] = []
         owner = []
         for number, request in enumerate(requests):
@@ -107,7 +115,9 @@ class Adapter(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return a continuation of each prompt, up to a stop string, EOS or the token limit.
 
-        Raises BadRequest if the context has no room for the new tokens.
+        requests: their arguments are (prompt, settings), with settings `until`, `max_gen_toks` (256
+        by default), `do_sample`, `temperature`, `top_p` and `top_k`. disable_tqdm: ignored.
+        Raises BadRequest if the context has no room for a prompt and the new tokens.
         """
         answers = ["" for _ in requests]
         by_settings: dict[str, list[int]] = {}

@@ -11,7 +11,7 @@ from llamac.runtime.evaluate.choice_metrics import ANSWER
 
 
 def question_lines(sets: Sequence[QuestionSet], limit: int | None) -> str:
-    """Return the first `limit` questions of each task as JSON lines, for `read_questions`.
+    """Return the first `limit` questions of each set as JSON lines, for trainers' `read_questions`.
 
     limit: None means all. Raises NoQuestionsError for a task that is not multiple choice.
     """

@@ -18,14 +18,14 @@ from llamac.evaluate.tasks.question import Question
 from llamac.runtime.evaluate.choice_metrics import ANSWER, question_metrics
 
 CodeJudge = Callable[[str, Question], str]
-"""Function of (answer, question) that returns the error of its program; "" if it is right."""
+"""Function of (answer, question): the error of running the answer as a program; "" if right."""
 
 
 class HarnessTask(Task):
     """Task of lm-evaluation-harness over a QuestionSet.
 
-    All questions, or all of one subject, have the same few-shot examples, so that a model
-    processes these only once.
+    Questions of one subject have the same few-shot examples, so that a model processes these only
+    once; only a question that is one of them has others.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class HarnessTask(Task):
     ) -> None:
         """Create the task.
 
-        shots: few-shot examples per question. seed: of their selection. votes: answers sampled per
-        question, of which the most frequent is judged. judge_code: required for tasks of code.
+        shots: few-shot examples per question. seed: seed of their selection. votes: answers sampled
+        per question, of which the most frequent is judged, or of code all. judge_code: required for
+        tasks whose answers are code.
         """
         task = questions.task
         self.VERSION = task.version
@@ -58,19 +59,19 @@ class HarnessTask(Task):
         """Do nothing, because questions are read from local files."""
 
     def has_training_docs(self) -> bool:
-        """Return False."""
+        """Return False, because all questions are test documents."""
         return False
 
     def has_validation_docs(self) -> bool:
-        """Return False."""
+        """Return False, because all questions are test documents."""
         return False
 
     def has_test_docs(self) -> bool:
-        """Return True."""
+        """Return True, because all questions are test documents."""
         return True
 
     def test_docs(self) -> list[dict[str, Any]]:
-        """Return the questions as dicts."""
+        """Return the questions, each as a dict of `Question`'s fields."""
         return self._docs
 
     def doc_to_text(self, doc: dict[str, Any]) -> str:
@@ -78,11 +79,14 @@ class HarnessTask(Task):
         return doc["prompt"]
 
     def doc_to_target(self, doc: dict[str, Any]) -> str:
-        """Return the right choice, or all right answers, separated by semicolons."""
+        """Return a question's right choice, or all its right answers, separated by semicolons."""
         return doc["choices"][doc["gold"]] if doc["choices"] else "; ".join(doc["answers"])
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> str:
-        """Return the text before a question's prompt: the task's description and the examples."""
+        """Return the text before a question's prompt: the task's description and the examples.
+
+        num_fewshot: ignored; the number of examples is `shots`.
+        """
         task, question = self.set.task, Question(**doc)
         examples = [*self.examples_of(question), ""]
         return task.describe(question.subject) + task.between.join(examples)
@@ -90,7 +94,8 @@ class HarnessTask(Task):
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
         """Return one request per choice, or one for a generated answer.
 
-        For `acc_answer`, then one more per choice, after "Answer:" alone, as the baseline.
+        For `acc_answer`, one more per choice follows, after "Answer:" alone, as the baseline.
+        ctx: text before the prompt. kwargs: must have the harness's `metadata`.
         """
         question, task = Question(**doc), self.set.task
         metadata = kwargs["metadata"]
@@ -114,7 +119,7 @@ class HarnessTask(Task):
         return [Instance("generate_until", doc, (prompt, settings), 0, metadata)]
 
     def apply_filters(self) -> list[Instance]:
-        """Store the answers unfiltered; with votes, all of them."""
+        """Store the first answer to each request, or with votes all, and return the requests."""
         for instance in self._instances or []:
             instance.filtered_resps["none"] = (
                 list(instance.resps) if self.votes > 1 else instance.resps[0]
@@ -122,7 +127,11 @@ class HarnessTask(Task):
         return self._instances or []
 
     def process_results(self, doc: dict[str, Any], results: Sequence[Any]) -> Mapping[str, float]:
-        """Return the metrics of a question from the responses to its requests."""
+        """Return the metrics of a question by name, from 0 to 1.
+
+        results: responses to the question's requests, in their order: (log-probability in nats,
+        whether greedy) of each choice, or the generated answer, with votes a list of them.
+        """
         question, task = Question(**doc), self.set.task
         if task.kind == "choice":
             values, count = [value for value, _ in results], len(question.choices)
@@ -138,11 +147,11 @@ class HarnessTask(Task):
         return {task.metric: float(task.judge(answer, question))}
 
     def aggregation(self) -> dict[str, Callable[..., float]]:
-        """Return the mean for each metric."""
+        """Return the function that aggregates each metric over questions, by name: the mean."""
         return dict.fromkeys(self._metrics(), mean)
 
     def higher_is_better(self) -> dict[str, bool]:
-        """Return True for each metric."""
+        """Return True for each metric, by name."""
         return dict.fromkeys(self._metrics(), True)
 
     def _metrics(self) -> Sequence[str]:
@@ -153,6 +162,7 @@ class HarnessTask(Task):
     def examples_of(self, question: Question) -> list[str]:
         """Return the texts of a question's few-shot examples, which exclude the question itself.
 
+        They have its subject, and are drawn with `seed`, or for MMLU taken in the file's order.
         There are fewer than `shots` if the files have no more.
         """
         if not self.shots:

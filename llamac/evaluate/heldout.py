@@ -24,13 +24,14 @@ from llamac.runtime.kernels.padding import PADDING
 def evaluate_heldout(
     model: LoadedModel, limit: int | None, max_tokens: int, progress: Progress
 ) -> list[TaskResult]:
-    """Evaluate each source's validation split in windows of the run's sequence length.
+    """Evaluate a run on each source's validation split, in windows of its sequence length.
 
     Each token except a window's first is predicted from the previous ones in the window, as in
     validation during training. With supervised data, a passage is a document instead of a window,
-    and only tokens with a loss are scored.
-    limit: maximum number of passages per source; None means all. max_tokens: tokens per batch,
-    including padding. Raises RunError without prepared data or held-out text.
+    and only tokens with a loss are scored. Returns a result per source that has a passage.
+    limit: maximum number of passages per source; None means all. max_tokens: maximum tokens per
+    batch, including padding. progress: called for each source anew.
+    Raises RunError for an import, and without prepared data or held-out text.
     """
     spec, run = model.directory.spec, model.directory.directory
     if model.directory.imported:

@@ -13,6 +13,11 @@ from llamac.evaluate.sandbox import run_program
 from llamac.evaluate.tasks.answer_tasks import build_program
 
 Sample = Mapping[str, Any]
+"""Record of an evaluated question, as JSON values.
+
+Its keys are task, shots, number (of the question, from 0), asked (arguments of its requests),
+answered (responses to them), right (the right answer), and the metrics that it has.
+"""
 
 
 def evaluate_task(
@@ -28,9 +33,10 @@ def evaluate_task(
     """Evaluate an LM of lm-evaluation-harness on the first `limit` questions of a task.
 
     Tasks of code execute generated programs in a sandbox; ask for consent first.
-    shots: few-shot examples per question. limit: None means all questions. votes: answers sampled
-    per question, of which the most frequent is judged. seed: of examples. on_sample: called with
-    each question's requests and answers.
+    lm: an LM of the harness, such as `Adapter`. shots: few-shot examples per question.
+    limit: None means all questions. votes: answers sampled per question, of which the most frequent
+    is judged, or of code all. seed: seed of the selection of examples.
+    on_sample: called with each question's `Sample` after the evaluation.
     """
     from lm_eval.evaluator import evaluate
 

@@ -23,7 +23,8 @@ class LoadedModel:
     """A model loaded for evaluation.
 
     directory: its run or import. make: function of (rows, positions) that returns an emitted
-    Inference. context: maximum number of positions.
+    Inference with a cache of that size. device: where its weights are. context: maximum number of
+    positions.
     """
 
     directory: ModelDirectory
@@ -60,18 +61,18 @@ class LoadedModel:
         return next(pieces, -1)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text without begin tokens."""
+        """Return the ids of a text's tokens, without begin tokens."""
         return [int(token) for token in self.tokenizer.encode(text)]
 
 
 def open_for_evaluation(
     run: Path, checkpoint: str, log: Callable[[str], None], context: int | None = None
 ) -> LoadedModel:
-    """Load the model of a run or an import.
+    """Load the model of a run or an import, and set torch's number of threads to the program's.
 
-    checkpoint: "newest", a step or a path. log: called with each note to the user. context: maximum
-    number of positions, if less than the model's. Raises RunError, UntrustedError if the program is
-    not what llamac emits, and the errors of load_spec.
+    checkpoint: "newest", a step or a path. log: called with each message for the user. context:
+    maximum number of positions, if less than the model's. Raises RunError if files are missing or
+    damaged, UntrustedError if the program is not what llamac emits, and the errors of load_spec.
     """
     with import_emitted(trusted_program(run), "generate") as module:
         program = module.PROGRAM

@@ -18,10 +18,10 @@ Progress = Callable[[int, int], None]
 """Progress callback, called with (sequences processed, all sequences)."""
 
 Targets = Mapping[int, set[int]]
-"""Tokens to score after each position of a sequence."""
+"""Ids of the tokens to score after a sequence's position, by that position."""
 
 TokenScores = dict[tuple[int, int], tuple[float, bool]]
-"""(log-probability, whether it is the most likely token) by (position, token)."""
+"""(log-probability in nats, whether it is the most likely token) by (position, token id)."""
 
 MAX_ROWS = 1024  # sequences per cached prefix
 CACHED_BATCHES = 4  # tokens of cached prefixes in memory, as a multiple of a batch
@@ -58,8 +58,8 @@ class _CachedRow:
 class Scorer:
     """Scorer of continuations by a model's emitted Inference.
 
-    make: function of (rows, positions) that returns an Inference. max_tokens: maximum tokens per
-    batch, including padding.
+    make: function of (rows, positions) that returns an Inference with a cache of that size.
+    max_tokens: maximum tokens per batch, including padding; one longer sequence is a batch.
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class Scorer:
     ) -> list[ContinuationScore]:
         """Return the score of each (context, continuation) pair of token ids.
 
-        Neither may be empty, and together they must fit into the model's context. Pairs that
-        differ only in the last token are processed as one sequence.
+        Neither may be empty, and without the last token they must fit into the model's context.
+        Pairs that differ only in the last token are processed as one sequence. progress: called
+        after every few groups of sequences with a common prefix.
         """
         read: dict[tuple[int, ...], dict[int, set[int]]] = {}
         for context, continuation in pairs:
@@ -186,7 +187,7 @@ class Scorer:
         parts: Sequence[_Segment],
         scores: Sequence[TokenScores],
     ) -> None:
-        """Process one batch and record the targets log-probabilities in `found`."""
+        """Process one batch and record the log-probabilities of its targets in `scores`."""
         longest = max(len(part.tokens) for part in parts)
         padded = [[*part.tokens, *[0] * (longest - len(part.tokens))] for part in parts]
         places = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 OVERHEAD = 8
-"""Minimum number of tokens that a group must save for its prefix to be processed separately."""
+"""Tokens that a group must save, by processing its prefix separately, before this pays off."""
 
 
 SLACK, ENOUGH = 1.05, 8
@@ -31,7 +31,7 @@ class PrefixGroup:
 
 
 def group_by_prefix(sequences: Sequence[Sequence[int]], max_rows: int) -> list[PrefixGroup]:
-    """Partition distinct sequences into groups that save the most tokens.
+    """Partition distinct sequences into the groups with common prefixes that save most tokens.
 
     Each sequence keeps at least one token after the common prefix. Groups of more than `max_rows`
     sequences are split, and each part processes the prefix.
@@ -95,7 +95,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield batches of sequence indices, longest first, with at most `max_tokens` padded tokens.
 
-    A batch ends early where padding would exceed SLACK. A longer sequence is a batch of its own.
+    A batch that is at least 1/ENOUGH full ends where padding would exceed SLACK. A sequence of more
+    than `max_tokens` is a batch of its own.
     """
     batch: list[int] = []
     tokens = 0
@@ -112,9 +113,10 @@ def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
 
 
 def waves(groups: Iterable[PrefixGroup], max_tokens: int) -> Iterator[list[PrefixGroup]]:
-    """Yield lists of groups of similar prefix length whose prefixes are cached at the same time.
+    """Yield lists of groups whose prefixes are cached at the same time, longest prefixes first.
 
-    max_tokens: maximum number of cached tokens of a list.
+    max_tokens: maximum number of cached tokens of a list, unless one prefix is longer. Groups of
+    one sequence cache none.
     """
     wave: list[PrefixGroup] = []
     cached_tokens = 0

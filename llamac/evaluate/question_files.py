@@ -14,11 +14,16 @@ from llamac.runtime.data.sources.decompress import lines, package, utf8_chunks
 from llamac.runtime.data.sources.skipped_records import Skipped
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-EXAMPLES_MARK = ".examples"
+"""Endings of question files, in the order in which they are sought."""
+
+EXAMPLES_MARK = ".examples"  # before the ending of a file of few-shot examples
 
 
 class NoQuestionsError(Exception):
-    """A task's file is missing or has no valid question. The message describes its format."""
+    """A task has no question file or no valid row, or a trainer needs multiple choice.
+
+    exit_code: status with which the command exits.
+    """
 
     exit_code = 2
 
@@ -49,8 +54,8 @@ def load_questions(
 
     In `data` they are in NAME.jsonl (.gz, .zst) or NAME.parquet, or in files in NAME/ whose names
     begin with the split. Examples are in NAME.examples.jsonl (etc.), or in NAME/ under their own
-    split; without such files, the questions themselves are the examples.
-    Raises NoQuestionsError if there is no valid question.
+    split; without such files, or with `task_files`, the questions themselves are the examples.
+    Raises NoQuestionsError if a file is missing or of another type, or has no valid question.
     """
     paths = _question_paths(task, data, task_files)
     if not paths:
@@ -71,7 +76,10 @@ def load_questions(
 
 
 def expected_files(task: EvalTask, data: Path | None) -> str:
-    """Return a message that says where a task's questions are expected, and in which format."""
+    """Return a message that says where a task's questions are expected, and in which format.
+
+    data: directory in which they were sought; None if the user gave none.
+    """
     place = data or Path("DIR")
     missing = f"{data} has no questions of {task.name}" if data else "give --data DIR"
     return (

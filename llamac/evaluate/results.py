@@ -12,17 +12,19 @@ from llamac.evaluate.tasks.published_results import PAPER, PUBLISHED, SIZES
 from llamac.look.text_table import TextTable
 
 Measured = tuple[float, float | None]
-"""(value, standard error or None if unknown)."""
+"""(value, its standard error, or None if unknown)."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
     """A model's results on one task.
 
-    metric: the metric that the paper reports. results: values of all metrics, by name.
-    questions: number of questions evaluated. available: number of questions in the files.
-    files: sha256 of each file, by path. votes: answers per question. chance: accuracy of random
-    guessing, or None. skipped: numbers of invalid rows, by reason.
+    title: name in the paper, or of a held-out source. shots: few-shot examples per question.
+    metric: the main metric, which the paper reports. results: all metrics by name, accuracies from
+    0 to 1. questions: number of questions or held-out passages evaluated. available: number of
+    these in the files. files: sha256 of each file, by path. version: of the task, increased when
+    results are no longer comparable. votes: answers per question. chance: accuracy of random
+    guessing, or None. skipped: numbers of invalid rows, by reason. notes: remarks for the user.
     """
 
     task: str
@@ -41,12 +43,18 @@ class TaskResult:
 
     @property
     def paper(self) -> Mapping[str, float]:
-        """Return the paper's results by model size, in per cent; empty if it has none."""
+        """Return the paper's results by model size, in per cent; empty if it has none.
+
+        They are those for the same shots, and with or without votes.
+        """
         row = PUBLISHED.get((self.task, self.shots, self.votes > 1))
         return dict(zip(SIZES, row, strict=True)) if row else {}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the results as JSON values."""
+        """Return all fields but the title as JSON values, with the paper's results.
+
+        Standard errors are under "stderr", `available` is under "of".
+        """
         return {
             "task": self.task,
             "version": self.version,
@@ -77,7 +85,10 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def results_tables(results: Sequence[TaskResult]) -> Iterator[TextTable]:
-    """Yield a table of tasks beside the paper's results, in per cent, and one of held-out text."""
+    """Yield a table of tasks beside the paper's results, in per cent, and one of held-out text.
+
+    A table without results is left out.
+    """
     tasks = [result for result in results if not result.task.startswith(f"{HELDOUT}/")]
     heldout = [result for result in results if result.task.startswith(f"{HELDOUT}/")]
     if tasks:

@@ -21,8 +21,8 @@ from pathlib import Path
 class SandboxLimits:
     """Limits of a program.
 
-    seconds: wall time. memory, file: maximum bytes of memory and of each file. output: bytes of
-    the output's end that are returned as the error.
+    seconds: wall time. memory: maximum bytes of address space. file: maximum bytes of each file it
+    writes. output: bytes of the output's end that are returned as the error.
     """
 
     seconds: float = 10.0
@@ -92,7 +92,8 @@ def run_program(program: str, limits: SandboxLimits | None = None) -> str:
     """Run a Python program and return its error, or "" if it ran to its end.
 
     It has an empty working directory, an almost empty environment and no input. When it ends or
-    exceeds its time, all processes of its session are killed. limits: None means the defaults.
+    exceeds its time, all processes of its session are killed.
+    program: source text. limits: None means the defaults of `SandboxLimits`.
     """
     limits = limits or SandboxLimits()
     with tempfile.TemporaryDirectory(prefix="llamac-sandbox-") as directory:

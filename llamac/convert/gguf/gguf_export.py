@@ -20,17 +20,18 @@ from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "float64": "F32"}
+"""GGUF type of a matrix, by the name of its dtype; a checkpoint's float64 becomes F32."""
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # llama.cpp's LLAMA_FTYPE
 Q8_BLOCK = 32  # values of a row that share one scale
 
 
 def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
-    """Write a model's metadata, tokenizer and weights to one GGUF file.
+    """Write a model's metadata, tokenizer and weights to one GGUF file, `path`.
 
-    dtype: type of the matrices: float32, float16, bfloat16 or q8_0; None keeps the checkpoint's.
-    Vectors are float32, as llama.cpp requires. With q8_0, matrices whose rows are not a multiple
-    of 32 are float16.
-    Raises ConversionError for a model that llama.cpp cannot run.
+    dtype: type of the matrices: float32, float16, bfloat16 or q8_0; None keeps the checkpoint's,
+    except that float64 becomes float32. Vectors are float32, as llama.cpp requires. With q8_0,
+    matrices whose row length is not a multiple of 32 are float16.
+    Raises ConversionError for another `dtype`, and for a model that llama.cpp cannot run.
     """
     if dtype is not None and dtype not in TYPES:
         raise ConversionError(f"unknown --dtype {dtype}; known: {', '.join([*TYPES][:4])}")

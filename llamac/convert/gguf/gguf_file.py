@@ -20,8 +20,8 @@ from torch import Tensor
 from llamac.convert.errors import ConversionError
 from llamac.convert.tensors import BLOCK, MEMORY, LazyTensor, read_at
 
-VERSIONS = (2, 3)
-SCALARS = {
+VERSIONS = (2, 3)  # of the format, as far as they are supported
+SCALARS = {  # struct's format character of each scalar type of metadata
     0: "B",
     1: "b",
     2: "H",
@@ -34,15 +34,18 @@ SCALARS = {
     11: "q",
     12: "d",
 }
-STRING, ARRAY = 8, 9
+STRING, ARRAY = 8, 9  # the other types of metadata
 MAX_TENSORS, MAX_KEYS, MAX_DIMS = 1 << 17, 1 << 16, 4
 UNQUANTIZED = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
-"""GGUF tensor types with a torch dtype; all others are quantised."""
+"""Dtypes of the GGUF tensor types that are read as they are; others are dequantised to float32."""
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """Contents of a GGUF file: metadata by key, and lazily read tensors by name."""
+    """Contents of a GGUF file: metadata by key, and lazily read tensors by name.
+
+    Quantised tensors are read as float32. Shapes have the outermost dimension first, as in torch.
+    """
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, LazyTensor]
@@ -87,9 +90,10 @@ class _Header:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Read the header of a GGUF file, versions 2 and 3; tensors are read later.
+    """Read the header of a GGUF file of version 2 or 3; its tensors are read lazily.
 
-    Raises ConversionError if the file is damaged, truncated or of another version.
+    Raises ConversionError if the file is damaged or truncated, or its version or the type of a
+    tensor is unknown.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

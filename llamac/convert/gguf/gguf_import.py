@@ -23,6 +23,7 @@ LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
 """RoPE layout of each supported architecture (llama_model_rope_type in llama-model.cpp)."""
 
 FREQUENCIES = "rope_freqs.weight"
+"""Tensor with the divisors of the RoPE frequencies in Llama 3's scaling, [head_dim / 2]."""
 
 
 UNSUPPORTED_KEYS = (
@@ -37,11 +38,18 @@ UNSUPPORTED_KEYS = (
     "residual_scale",
     "rope.scale_linear",
 )
-"""Keys of features that llamac lacks. The values 0 and 1 mean that the feature is unused."""
+"""Keys, without the architecture's prefix, of features that llamac lacks.
+
+The values 0 and 1 mean that the feature is unused.
+"""
 
 
 class GgufConfig(Table):
-    """Hyperparameters in GGUF metadata, under keys without the architecture's prefix."""
+    """Hyperparameters in GGUF metadata, under keys without the architecture's prefix.
+
+    key_length, value_length: dimensions of a head's keys and values. rotated: dimensions of a head
+    that RoPE rotates. freq_base: RoPE's theta. scaling_type, scaling_factor: RoPE scaling.
+    """
 
     embedding_length: Size
     block_count: Size
@@ -60,11 +68,15 @@ class GgufConfig(Table):
 
     @property
     def head_dim(self) -> int:
+        """Return key_length, or if it is absent the model's width divided by the heads."""
         return self.key_length or self.embedding_length // self.head_count
 
 
 class GeneralMetadata(Table):
-    """GGUF metadata that is independent of the architecture."""
+    """GGUF metadata that is independent of the architecture.
+
+    chat_template: Jinja text. eos, eot, eom: ids that end a text, a turn and a message.
+    """
 
     architecture: str = Field(alias="general.architecture")
     name: str | None = Field(None, alias="general.name")
@@ -76,9 +88,10 @@ class GeneralMetadata(Table):
 
 
 def open_gguf(path: Path) -> ForeignModel:
-    """Open a GGUF file, without reading its tensors.
+    """Open a GGUF file, without reading its weights.
 
-    Raises ConversionError if the file is damaged or of an unsupported architecture.
+    Raises ConversionError if the file is damaged, or its architecture, a feature of the model or
+    its tokenizer is not supported.
     """
     file, where = read_gguf(path), str(path)
     general = validate_table(GeneralMetadata, file.metadata, where)

@@ -30,8 +30,8 @@ from llamac.convert.untrusted_files import json_object
 from llamac.runtime.tokenizers.tiktoken_file import SPLIT, special_token
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
-KEY = "tokenizer.ggml."
-QWEN = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+KEY = "tokenizer.ggml."  # prefix of the tokenizer's keys in the metadata
+QWEN = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")  # as Llama 3's, with one digit per token
 BY_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
@@ -51,7 +51,10 @@ SPLITS: dict[str, dict[str, Any]] = {
     "qwen2": _split(QWEN),
     "smollm": _sequence({"type": "Digits", "individual_digits": True}, GPT2),
 }
+"""Pre-tokenizers in the form of tokenizer.json, by llama.cpp's name."""
+
 SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+"""Other names of pre-tokenizers in `SPLITS`."""
 
 
 def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
@@ -99,9 +102,10 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
 
 
 def gguf_prefix_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before a text: BOS or nothing.
+    """Return the ids that a GGUF file's tokenizer puts before a text: (BOS,) or ().
 
-    Without `add_bos_token`, llama.cpp adds BOS for SentencePiece only.
+    metadata: key-value pairs of the file. Without `add_bos_token` among them, llama.cpp adds BOS
+    for SentencePiece only.
     """
     bos = metadata.get(f"{KEY}bos_token_id")
     adds = metadata.get(f"{KEY}add_bos_token", metadata.get(f"{KEY}model") == "llama")
@@ -164,6 +168,7 @@ def _bpe_json(
 def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     """Return a tokenizer as GGUF metadata, padded to a vocabulary of `size` tokens.
 
+    The ids of BOS and of the tokens that end a text are left to the caller.
     Raises ConversionError for a tokenizer that llama.cpp does not support.
     """
     if is_sentencepiece(tokenizer):

@@ -23,10 +23,11 @@ model = AutoModelForCausalLM.from_pretrained("PATH")
 tokenizer = %(tokenizer)s.from_pretrained("PATH")
 ```
 """
+"""Section of the card on loading the model. tokenizer: a tokenizer class of transformers."""
 
 
 def model_card(trained: TrainedModel, dtype: str) -> str:
-    """Return the text of README.md: shape, training data, loss, hardware and spec.
+    """Return the text of README.md: origin, shape, usage and spec, for a run also data and loss.
 
     dtype: name of the weights' dtype, such as "bfloat16".
     """

@@ -13,7 +13,12 @@ from llamac.convert.typed_table import Number, Size, Table, TokenId, validate_ta
 
 
 class RopeSettings(Table):
-    """RoPE settings in config.json: `rope_parameters` (transformers 5) or `rope_scaling` (4)."""
+    """RoPE settings in config.json: `rope_parameters` (transformers 5) or `rope_scaling` (4).
+
+    factor: divisor of the scaled frequencies. low_freq_factor, high_freq_factor,
+    original_max_position_embeddings: further settings of Llama 3's scaling.
+    partial_rotary_factor: share of a head's dimensions that RoPE rotates.
+    """
 
     rope_type: str | None = None
     type: str | None = None  # the older name
@@ -26,11 +31,12 @@ class RopeSettings(Table):
 
     @property
     def kind(self) -> str:
+        """Return the kind of RoPE scaling by either name; "default" is none."""
         return self.rope_type or self.type or "default"
 
 
 class HfConfig(Table):
-    """Keys of config.json that determine the model and its BOS and EOS tokens."""
+    """Keys of config.json that determine the model, its context and its BOS and EOS tokens."""
 
     hidden_size: Size
     num_hidden_layers: Size
@@ -61,8 +67,8 @@ class HfConfig(Table):
 def read_config(table: Mapping[str, Any], where: str) -> HfConfig:
     """Validate a config.json, with its family's defaults for missing keys.
 
-    where: the file, for messages. Raises ConversionError if `model_type` is not supported
-    or a value is invalid.
+    table: contents of the file. where: its path, for messages. Raises ConversionError if
+    `model_type` is not supported, or a key is missing or invalid.
     """
     defaults = FAMILIES[family_of(table, where)].defaults
     return validate_table(HfConfig, {**defaults, **table}, where)
@@ -72,7 +78,8 @@ def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
     """Return the [model] table of the spec that is equivalent to a config.json.
 
     kind: its model_type, a key of `FAMILIES`. where: the file, for messages.
-    Raises ConversionError naming features that llamac does not support.
+    Raises ConversionError, naming the key, for a feature that llamac does not support and for keys
+    that contradict each other.
     """
     if config.hidden_act not in ("silu", "swish"):
         raise ConversionError(

@@ -19,7 +19,9 @@ from llamac.spec.model import Model
 class Family:
     """A model class of transformers, and the features of a spec that it supports.
 
-    biases: supported values of model.bias. windows: whether it supports sliding windows.
+    architecture: name of the class. biases: supported values of model.bias.
+    qk_norm: whether it normalises queries and keys; it then requires model.qk_norm.
+    windows: whether it supports sliding windows.
     defaults: the class's defaults for keys that config.json may omit.
     """
 
@@ -56,7 +58,10 @@ LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "pos
 
 
 def family_of(config: Mapping[str, Any], where: str) -> str:
-    """Return the model_type of a config.json. Raises ConversionError if it is not supported."""
+    """Return the model_type of a config.json, a key of `FAMILIES`.
+
+    where: path of the file, for messages. Raises ConversionError if model_type is not supported.
+    """
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
@@ -72,7 +77,8 @@ def family_of(config: Mapping[str, Any], where: str) -> str:
 def family_for(model: Model) -> str:
     """Return the model_type of the first family that supports a [model].
 
-    Raises ConversionError, naming what each family lacks, if there is none.
+    Raises ConversionError if there is none, naming a value outside `LLAMA` or the objections of
+    each family.
     """
     for key, required in LLAMA.items():
         if (actual := getattr(model, key)) != required:
@@ -110,7 +116,8 @@ def config_of(
 ) -> dict[str, Any]:
     """Return the contents of config.json for a [model], readable by transformers 4 and 5.
 
-    context: maximum number of positions. begin: BOS id. end: EOS id, or a list of them.
+    context: maximum number of positions. begin: BOS id, or None.
+    end: EOS id, a list of them, or None.
     dtype: name of the weights' dtype, such as "bfloat16".
     Raises ConversionError if transformers has no class for the model.
     """

@@ -24,11 +24,12 @@ SHARD = 5_000_000_000  # bytes of tensors per file, as the Hugging Face hub reco
 def write_hf(
     trained: TrainedModel, directory: Path, dtype: torch.dtype | None, shard: int = SHARD
 ) -> None:
-    """Write every file of a Hugging Face model into `directory`.
+    """Write weights, configuration, tokenizer and model card into `directory`.
 
     dtype: dtype of the written weights; None keeps the checkpoint's.
     shard: maximum bytes of tensors per safetensors file, exceeded only by a single larger tensor.
-    Raises ConversionError if transformers has no class for the model.
+    Raises ConversionError if transformers has no class for the model, or its tokenizer has no
+    equivalent tokenizer.json.
     """
     opened, model = trained.opened, trained.spec.model
     ends = list(opened.end)

@@ -21,11 +21,17 @@ from llamac.convert.tensors import LazyTensor, require_tensors
 from llamac.convert.typed_table import Number, Table, TokenId, validate_table
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
+"""Functions that open a weight file, by suffix."""
+
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of an unsharded weight file, preferred first; a sharded model has NAME.index.json."""
 
 
 class GenerationConfig(Table):
-    """Keys of generation_config.json that an import preserves."""
+    """Keys of generation_config.json that an import preserves; None if absent.
+
+    eos_token_id: ids that end a text, which take precedence over those of config.json.
+    """
 
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

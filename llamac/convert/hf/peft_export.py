@@ -15,7 +15,7 @@ from llamac.convert.names import hf_name, reorder_rows
 from llamac.convert.tensors import LazyTensor
 from llamac.convert.trained_model import TrainedModel
 
-PREFIX = "base_model.model."
+PREFIX = "base_model.model."  # of every tensor's name in peft's files
 
 
 def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None) -> None:

@@ -44,7 +44,12 @@ BASE_UNCHANGED = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 class AdapterConfig(Table):
-    """Supported keys of adapter_config.json; `_validate_config` rejects any other that is set."""
+    """Supported keys of adapter_config.json; any other is an error if set, except WITHOUT_EFFECT.
+
+    r: rank. lora_alpha: numerator of the adapters' scale, lora_alpha / r.
+    target_modules: names of the adapted linears, or a pattern. lora_dropout: ignored, with a note.
+    bias, init_lora_weights: supported only as "none" and as a value of BASE_UNCHANGED.
+    """
 
     peft_type: str
     r: Size
@@ -60,8 +65,9 @@ def open_peft(directory: Path, base: Path, log: Callable[[str], None]) -> Foreig
     """Open LoRA adapters in peft's format, without reading their weights.
 
     base: import, run or checkpoint with the weights that the adapters are added to.
-    log: called with each note to the user.
-    Raises ConversionError for damaged files and for options other than plain LoRA.
+    log: called with each message for the user.
+    Raises ConversionError for damaged files and for options other than plain LoRA, RunError if
+    `base` has no undamaged checkpoint or holds adapters itself.
     """
     where = untrusted_files.path_inside(directory, CONFIG)
     config = _validate_config(untrusted_files.read_json(where), where)

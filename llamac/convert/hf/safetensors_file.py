@@ -41,14 +41,17 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+"""torch dtypes by their names in the header."""
+
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000  # bytes, as in the safetensors library
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """Return the tensors of a file by name, to be read lazily.
+    """Return the tensors of a safetensors file by name, to be read lazily.
 
-    Raises ConversionError if the header is damaged or does not match the file's size.
+    Raises ConversionError if the header is damaged, has an unsupported dtype, or does not match the
+    file's size.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -105,9 +108,9 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Write tensors to a new file, ordered as by the safetensors library.
+    """Write tensors by name to a new safetensors file, in the order of the safetensors library.
 
-    Tensors with larger items come first, then by name. Two tensors are in memory at a time.
+    They are ordered by descending size of an element, then by name. Two are in memory at a time.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

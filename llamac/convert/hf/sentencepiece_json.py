@@ -20,13 +20,18 @@ from llamac.convert.errors import ConversionError
 from llamac.runtime.tokenizers.sentencepiece_file import NORMALIZER, PIECES, TRAINER, fields
 from llamac.runtime.tokenizers.tiktoken_file import special_token
 
-SPACE = "\u2581"
+SPACE = "\u2581"  # in pieces, stands for a space
+# Types of pieces in a SentencePiece model.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BPE = 2  # TrainerSpec.model_type; 1 is unigram
 
 
 class ScoredPiece(NamedTuple):
-    """A vocabulary entry. kind: SentencePiece's type of piece, such as NORMAL or CONTROL."""
+    """A vocabulary entry.
+
+    score: in BPE, the priority of merging into this piece, highest first; else log-probability.
+    kind: SentencePiece's type of piece, such as NORMAL or CONTROL.
+    """
 
     text: str
     score: float
@@ -37,7 +42,12 @@ class ScoredPiece(NamedTuple):
 class SentencePiece:
     """Vocabulary and encoding options of a SentencePiece model.
 
-    bpe: BPE rather than unigram. bos, eos: token ids; -1 if the model has none.
+    pieces: vocabulary by id. bpe: whether it is BPE, not unigram.
+    byte_fallback: whether unknown characters become pieces of bytes.
+    dummy_prefix: whether a space is put before every text.
+    strips_spaces: whether outer and repeated spaces are removed.
+    charsmap: compiled rules that normalise characters; empty if there are none.
+    bos, eos: token ids; -1 if the model has none.
     """
 
     pieces: Sequence[ScoredPiece]
@@ -51,12 +61,13 @@ class SentencePiece:
 
     @property
     def unk(self) -> int:
+        """Return the id of the unknown token; -1 if the model has none."""
         kinds = [piece.kind for piece in self.pieces]
         return kinds.index(UNKNOWN) if UNKNOWN in kinds else -1
 
 
 def parse(model: bytes) -> SentencePiece:
-    """Parse a SentencePiece model file.
+    """Return the vocabulary and options in the contents of a SentencePiece model file.
 
     Raises ConversionError for a kind of model that the tokenizers library cannot reproduce.
     """
@@ -105,7 +116,7 @@ def _to_signed(value: int) -> int:
 
 
 def sentencepiece_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes:
-    """Return the contents of tokenizer.json for a SentencePiece model.
+    """Return the contents of a tokenizer.json equivalent to a SentencePiece model.
 
     begin: ids that the tokenizer puts before a text.
     """

@@ -14,10 +14,11 @@ from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 
 def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
-    """Return the contents of Hugging Face's tokenizer files by name.
+    """Return the tokenizer files of a model in Hugging Face's format: contents by name.
 
-    The result is empty for a model without a tokenizer. An import's own files are returned
-    unchanged; tokenizer.json and tokenizer_config.json are added where they are missing.
+    The result is empty for a model without a tokenizer. An import's own files, or a run's
+    SentencePiece model, are returned unchanged; tokenizer.json and tokenizer_config.json are added
+    if missing. Raises ConversionError if there is no equivalent tokenizer.json.
     """
     tokenizer = opened.tokenizer
     if tokenizer is None:
@@ -43,7 +44,7 @@ def is_sentencepiece(tokenizer: Tokenizer) -> bool:
 def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
     """Return the contents of a tokenizer.json equivalent to `tokenizer`.
 
-    begin: ids that it puts before a text.
+    begin: ids that it puts before a text. Raises ConversionError if there is no equivalent.
     """
     if is_sentencepiece(tokenizer):
         return sentencepiece_json(parse(tokenizer.model), begin)

@@ -22,12 +22,13 @@ TOKENIZER_FILE_NAMES = (
     "vocab.json",
     "merges.txt",
 )
+"""Tokenizer files of a Hugging Face directory that an import copies."""
 
 
 def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
-    """Return the contents of the directory's tokenizer files, by name.
+    """Return the contents of those `TOKENIZER_FILE_NAMES` that a directory has, by name.
 
-    Raises ConversionError for a file that is too large or leads out of the directory.
+    Raises ConversionError for a file of more than 64 MiB or one that leads out of the directory.
     """
     contents = {}
     for name in TOKENIZER_FILE_NAMES:
@@ -40,21 +41,25 @@ def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
 
 
 class NamedTemplate(Table):
-    """A named chat template in tokenizer_config.json."""
+    """One of several chat templates in tokenizer_config.json. template: Jinja text."""
 
     name: str
     template: str
 
 
 class TokenizerConfig(Table):
-    """Keys of tokenizer_config.json that an import reads."""
+    """Keys of tokenizer_config.json that an import reads; None if absent.
+
+    add_bos_token: whether the tokenizer puts BOS before a text. chat_template: Jinja text, or
+    several with names.
+    """
 
     add_bos_token: bool | None = None
     chat_template: str | list[NamedTemplate] | None = None
 
 
 def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | None:
-    """Return the chat template, or None if there is none.
+    """Return the chat template of a Hugging Face directory as Jinja text; None if there is none.
 
     It is chat_template.jinja, else the `chat_template` of tokenizer_config.json (of several, the
     one named "default"). tokenizer: the tokenizer files by name.
@@ -72,8 +77,10 @@ def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | N
 def hf_prefix_ids(
     directory: Path, tokenizer: Mapping[str, bytes], bos: int | None
 ) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before a text.
+    """Return the ids that the tokenizer of a Hugging Face directory puts before a text.
 
+    If tokenizer_config.json has `add_bos_token`, they are (bos,) or () accordingly; else those of
+    tokenizer.json's post-processor; else, for tokenizer.model alone, (bos,).
     tokenizer: the tokenizer files by name. bos: bos_token_id of config.json.
     Raises ConversionError if tokenizer_config.json or the post-processor of tokenizer.json is
     invalid.
@@ -106,7 +113,11 @@ class SpecialTokens(Table):
 
 
 class PostProcessor(Table):
-    """A post-processor of tokenizer.json, as far as it adds tokens before a text."""
+    """A post-processor of tokenizer.json, as far as it adds tokens before a text.
+
+    processors: steps of a "Sequence". single: parts of the template for one text, each under its
+    kind, such as "SpecialToken". special_tokens: ids by the name that the template uses.
+    """
 
     type: str
     processors: list[PostProcessor] = Field(default_factory=list)
@@ -114,7 +125,10 @@ class PostProcessor(Table):
     special_tokens: dict[str, SpecialTokens] = Field(default_factory=dict)
 
     def start(self) -> list[int]:
-        """Return the ids of the special tokens before a single text."""
+        """Return the ids of the special tokens before a single text.
+
+        Raises KeyError or TypeError if the template is damaged.
+        """
         if self.type == "Sequence":
             return [i for processor in self.processors for i in processor.start()]
         ids: list[int] = []

@@ -20,6 +20,7 @@ from llamac.runtime.tokenizers.sentencepiece_file import with_bos
 from llamac.spec.model import Model
 
 META = {**LLAMA, "bias": False, "qk_norm": False, "sliding_window": None}
+"""Values of [model] that Meta's code requires."""
 
 
 def write_meta(

@@ -20,7 +20,7 @@ from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
 
-FIRST, SECOND = 0, 1
+FIRST, SECOND = 0, 1  # dimensions of a weight
 SPLIT = {  # the dim that model-parallel ranks split (llama/model.py); norms are replicated
     "attention.wq": FIRST,
     "attention.wk": FIRST,
@@ -32,13 +32,18 @@ SPLIT = {  # the dim that model-parallel ranks split (llama/model.py); norms are
     "output": FIRST,
 }
 TABLE = "tok_embeddings"
-"""Split along SECOND up to Llama 2, along FIRST since Llama 3 (ParallelEmbedding, vocabulary)."""
+"""Canonical name of the embedding, which ranks split along SECOND, since Llama 3 along FIRST."""
 
 LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a message, of a turn
 
 
 class Params(Table):
-    """Contents of params.json, the arguments of Meta's model. Unknown keys are errors."""
+    """Contents of params.json, the arguments of Meta's model. Unknown keys are errors.
+
+    multiple_of, ffn_dim_multiplier: settings of `ffn_dim`. rope_scaling_factor and the following:
+    Llama 3's RoPE scaling, used if use_scaled_rope. max_seq_len: `context`, in tokens.
+    max_batch_size: ignored.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,7 +77,7 @@ class Params(Table):
     def ffn_dim(self) -> int | None:
         """Return the FFN width by Meta's rule: 8/3 · dim · ffn_dim_multiplier, rounded up.
 
-        None if params.json has no multiple_of.
+        It is rounded up to a multiple of multiple_of; None if params.json has no multiple_of.
         """
         if self.multiple_of is None:
             return None

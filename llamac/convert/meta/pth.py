@@ -57,7 +57,8 @@ class StorageBytes:
     def check(self, name: str, data: Tensor | None = None) -> None:
         """Verify the CRC-32 of the bytes, reading them unless they are given.
 
-        data: all bytes of the storage, if already read. Raises ConversionError, naming the tensor.
+        name: the tensor's, for the message. data: tensor with all bytes of the storage, if already
+        read. Raises ConversionError if the CRC-32 differs or the file is too short.
         """
         crc = 0 if data is None else zlib.crc32(byte_view(data))
         for begin in range(0, self.size if data is None else 0, BLOCK):
@@ -157,9 +158,9 @@ def _lazy_tensor(
 
 
 def write_pth(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Write a state dict in the format of torch.save, with two tensors in memory at a time.
+    """Write a state dict to a new file as torch.save does, with two tensors in memory at a time.
 
-    Names that map to the same tensor share one storage.
+    Names that map to the same LazyTensor object share one storage.
     """
     unique = {id(tensor): tensor for tensor in tensors.values()}
     keys = {key: str(number) for number, key in enumerate(unique)}

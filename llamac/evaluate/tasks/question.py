@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
+"""Row of a published data set: values by column."""
 
 
 class BadRowError(ValueError):
@@ -21,7 +22,7 @@ class Question:
 
     prompt: the model's input.
     choices: possible answers as they continue the prompt, including a leading space.
-    gold: index of the right choice.
+    gold: index of the right choice, from 0.
     prompts: one per choice, if they differ (WinoGrande).
     answers: right answers of a free-form question.
     subject: topic, such as MMLU's; few-shot examples have the same one.
@@ -56,14 +57,15 @@ class EvalTask:
 
     title: name in the paper. source, split: published data set, and its split with the questions.
     fields: expected type of each column, in words for error messages. read: function that returns
-    a row's question; raises BadRowError. kind: multiple choice or free answer. metric: the metric
-    that the paper reports.
+    a row's question; raises BadRowError. kind: "choice" (multiple choice) or "answer" (free).
+    metric: the metric that the paper reports.
 
-    The prompt is `describe(subject)`, then `shots` few-shot examples of the split `examples`, then
-    the question, separated by `between`. A free answer has at most `tokens` tokens, sampled at
-    `temperature`, and ends at one of the strings `until`. `judge(answer, question)` returns whether
-    it is right, and `extract(answer)` its value in majority votes. runs_code: whether judging an
-    answer executes it. version: increased when results are no longer comparable.
+    The prompt is `describe(subject)`, then `shots` (by default) few-shot examples of the split
+    `examples` and the question, these separated by `between`. A free answer has at most `tokens`
+    tokens, sampled at `temperature` (0 is greedy), and ends at one of the strings `until`.
+    `judge(answer, question)` returns whether it is right, and `extract(answer)` its value in
+    majority votes. runs_code: whether judging an answer executes it, instead of calling `judge`.
+    version: increased when results are no longer comparable.
     """
 
     name: str
@@ -114,7 +116,7 @@ def list_field(row: Row, name: str, min_length: int = 2) -> list[str]:
 
 
 def number_field(row: Row, name: str, count: int, first: int = 0) -> int:
-    """Return the index of the choice that a numeric field gives.
+    """Return the index, from 0, of the choice whose number a field gives, as integer or digits.
 
     count: number of choices. first: number of the first choice.
     Raises BadRowError if the field is missing or no choice has its number.
@@ -130,7 +132,10 @@ def number_field(row: Row, name: str, count: int, first: int = 0) -> int:
 
 
 def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
-    """Return the index of a field's value in `labels`. Raises BadRowError if it is not there."""
+    """Return the index in `labels` of a text field, without outer white space.
+
+    Raises BadRowError if the field is missing or not in `labels`.
+    """
     value = text_field(row, name).strip()
     if value not in labels:
         raise BadRowError(
