@@ -24,14 +24,16 @@ DIFF_STYLES = (("(?m)^\\+.*", "added"), ("(?m)^-.*", "removed"), ("(?m)^@@.*", "
 
 @dataclass(frozen=True)
 class GraphChange:
-    """Difference between two versions of one graph; false if there is none.
+    """Difference between two versions of one graph; false if nodes and saved set are the same.
 
     Nodes are matched by the names of their values.
 
-    counts: op → (before, after), for ops whose number of nodes changed.
-    added, removed: `value = op` of nodes that only one version has.
-    changed: nodes of the same name with another op, operands or attributes.
-    newly_saved, no_longer_saved: forward values added to and removed from the saved set.
+    direction: `forward` or `backward`.
+    counts: op → (number before, number after), for ops whose number of nodes changed.
+    added, removed: `value = op` of each node that only the later, only the earlier version has.
+    changed: a description of each node whose op, operands or attributes changed.
+    newly_saved, no_longer_saved: names of values added to and removed from the region's saved set;
+        empty for a backward graph.
     """
 
     region: str
@@ -52,9 +54,10 @@ class GraphChange:
 def graph_changes(
     before: Program, after: Program, region_name: str | None = None
 ) -> list[GraphChange]:
-    """Return the graphs that differ between two programs, in the order in which they run.
+    """Return the differences of each graph that two programs do not share, by region.
 
-    A graph that only one program has is compared with an empty graph.
+    A region's forward graph precedes its backward graph. A graph that only one program has is
+    compared with an empty graph.
 
     region_name: region to compare; None compares all.
     """
@@ -70,9 +73,9 @@ def graph_changes(
 def diff_text(
     before: Program, after: Program, names: tuple[str, str], region_name: str | None = None
 ) -> str:
-    """Return the bytes, the changed nodes and the unified IR diff of two stages as text.
+    """Return bytes of activations, changed nodes and the unified IR diff of two stages as text.
 
-    names: the two stages' names, for headings.
+    names: names of the stages' passes (before, after), for headings.
     region_name: region to compare; None compares all.
     """
     lines = [
@@ -92,9 +95,12 @@ def diff_text(
 def diff_json(
     before: Program, after: Program, names: tuple[str, str], region_name: str | None = None
 ) -> dict[str, Any]:
-    """Return the comparison of two stages as JSON values; each pair is [before, after].
+    """Return the differences of two stages as JSON values; each pair is [before, after].
 
-    names: the two stages' names. region_name: region to compare; None compares all.
+    `bytes` has the computed and saved activations of one run of each region; `graphs` has a
+    `GraphChange` for each graph that differs.
+
+    names: names of the stages' passes. region_name: region to compare; None compares all.
     """
     return {
         "program": after.name,
@@ -120,7 +126,10 @@ def diff_json(
 
 
 def ir_diff(before: str, after: str, names: tuple[str, str]) -> list[str]:
-    """Return the lines of the unified diff of two IR texts, with two lines of context."""
+    """Return the lines of the unified diff of two IR texts, with two lines of context.
+
+    names: names of the two texts, for the diff's first lines.
+    """
     return list(
         difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=2)
     )
@@ -205,7 +214,7 @@ def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
 def _byte_rows(
     before: Program, after: Program, region_name: str | None
 ) -> Iterator[tuple[str, int, tuple[int, int], tuple[int, int]]]:
-    """Return rows of region, runs per step, bytes computed and bytes saved (before, after)."""
+    """Yield rows of region, runs per step, bytes computed and bytes saved (before, after)."""
     for name in {**before.regions, **after.regions}:
         if region_name in (None, name):
             pair = [

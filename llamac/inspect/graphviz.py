@@ -12,7 +12,7 @@ from llamac.ir.values import forward_by_name, operands_of, values_of
 
 
 def program_dot(program: Program, stage: str, region_name: str | None = None) -> str:
-    """Return the program as a Graphviz digraph, for `dot -Tsvg`.
+    """Return the program as the text of a Graphviz digraph, for `dot -Tsvg`.
 
     Parameters and constant tables have no nodes; the ops that read them list them in their labels.
 

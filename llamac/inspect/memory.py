@@ -29,9 +29,11 @@ Status = Literal["saved", "recomputed", "view", "not needed"]
 
 @dataclass(frozen=True)
 class ValueMemory:
-    """Memory of one value of a region's forward graph.
+    """Memory of one value of a region's forward graph, on one rank.
 
     nbytes: size in bytes, with the program's B and S.
+    status: `saved` for the backward pass, `recomputed` in it, a `view` of another value, or else
+        `not needed`.
     base: name of the value whose storage it uses; its own name unless `status` is `view`.
     saved_bytes: bytes it adds to the saved set; 0 unless `status` is `saved`.
     """
@@ -46,9 +48,10 @@ class ValueMemory:
 
 @dataclass(frozen=True)
 class RegionMemory:
-    """Activation memory of one region.
+    """Activation memory of one region, on one rank.
 
     count: runs per forward pass of the model.
+    values: all values of the forward graph, views included.
     saved: bytes saved for the backward pass by one run.
     without_recomputation: bytes that one run would save if nothing were recomputed.
     """
@@ -62,10 +65,11 @@ class RegionMemory:
 
 @dataclass(frozen=True)
 class ProgramMemory:
-    """Activation memory of all regions, and parameter memory, of one rank in bytes.
+    """Memory of one rank: activations of the regions with a backward graph, and parameters.
 
-    unit: bytes of batch·seq·dim elements in the compute dtype; papers call this number sbh.
-    parameters: number of parameters.
+    unit: result of `stream_bytes`, which papers call sbh.
+    parameters: number of parameters of the model over all ranks.
+    parameter_bytes: bytes of a rank's tensor-parallel shards of the parameters of all layers.
     """
 
     regions: tuple[RegionMemory, ...]
@@ -75,7 +79,7 @@ class ProgramMemory:
 
     @property
     def saved(self) -> int:
-        """Bytes saved by one forward pass of the model."""
+        """Bytes that one forward pass of the model saves for the backward pass."""
         return sum(region.saved * region.count for region in self.regions)
 
     @property
@@ -84,7 +88,7 @@ class ProgramMemory:
         return sum(region.without_recomputation * region.count for region in self.regions)
 
     def sbh(self, nbytes: float) -> float:
-        """Convert bytes to multiples of `unit`."""
+        """Return a number of bytes as a multiple of `unit`."""
         return nbytes / self.unit
 
 
@@ -109,7 +113,8 @@ def program_memory(program: Program) -> ProgramMemory:
 def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) -> RegionMemory:
     """Return the memory of one region, which must have a backward graph.
 
-    symbols: sizes of B and S. count: runs of the region per forward pass of the model.
+    symbols: size of each symbolic dimension, such as S/tp. count: runs of the region per forward
+    pass of the model.
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
@@ -128,19 +133,28 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
 
 
 def activation_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Return the bytes of all values that one forward run of a region computes, without views."""
+    """Return the bytes of all values that one forward run of a region computes, without views.
+
+    symbols: size of each symbolic dimension, such as S/tp.
+    """
     computed = (v for node in ops_in(region.forward.graph) for v in values_of(node))
     return sum(type_of(v).nbytes(symbols) for v in computed if base_of(v) is v)
 
 
 def stream_bytes(program: Program) -> int:
-    """Return the size in bytes of the residual stream, [B, S, D] in the compute dtype."""
+    """Return the bytes of a rank's residual stream, [B, S, D] in the compute dtype.
+
+    With sequence or context parallelism, that is the rank's shard of S.
+    """
     layer = program.regions[program.layers[0]]
     return type_of(placeholders(layer.forward.graph, "input")[0]).nbytes(program.symbols)
 
 
 def readable_bytes(nbytes: float) -> str:
-    """Format bytes with three significant digits and a binary unit: 1536 → `1.50 KiB`."""
+    """Format bytes in binary units: 1536 → `1.50 KiB`.
+
+    A number below 100 has three significant digits; from 100 on, and for bytes, it is whole.
+    """
     size, unit = float(nbytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:

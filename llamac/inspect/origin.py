@@ -15,8 +15,9 @@ from llamac.ops.elementwise import add
 def origins(region: Region) -> dict[fx.Node, fx.Node]:
     """Map each backward op to the forward op that it recomputes or whose gradient it computes.
 
-    An op that sums the gradients of an input is mapped to that input's placeholder. Ops whose
-    values match no forward value by name are left out.
+    An op that sums the gradients of a value from several readers is mapped to the node that
+    computes the value, which for an input is its placeholder. Ops whose values match no forward
+    value by name are left out.
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     graph = region.backward.graph

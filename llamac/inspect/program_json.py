@@ -33,9 +33,11 @@ from llamac.ir.types import TensorType
 
 
 def program_json(program: Program, stage: str, region_name: str | None = None) -> dict[str, Any]:
-    """Return the program as JSON values in the module's format.
+    """Return a Program as JSON values in the format at the top of this file.
 
-    stage: name of the last pass. region_name: region to include; None includes all.
+    stage: name of the last pass.
+    region_name: the only region to include; None includes all. Parameters, buffers and layers are
+        always those of the whole program.
     """
     return {
         "format": "llamac-program",
@@ -55,7 +57,7 @@ def program_json(program: Program, stage: str, region_name: str | None = None) -
 
 
 def dump(value: Any) -> str:
-    """Serialise JSON values, indented, with keys in insertion order and a newline at the end."""
+    """Return JSON values as indented text that ends in a newline, with keys in insertion order."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

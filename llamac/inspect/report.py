@@ -23,8 +23,9 @@ STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
 def memory_tables(
     program: Program, stage: str, region_name: str | None = None
 ) -> Iterator[str | TextTable]:
-    """Yield text and tables: the values of each region, then the totals of the model.
+    """Yield text and tables of activation memory: values of each region, then totals of the model.
 
+    stage: name of the last pass, for the heading.
     region_name: region to show, without the totals; None shows all.
     """
     memory = program_memory(program)
@@ -38,10 +39,13 @@ def memory_tables(
 
 
 def memory_json(program: Program, stage: str, region_name: str | None = None) -> dict[str, Any]:
-    """Return the figures of `memory_tables` as JSON values, in bytes and in sbh.
+    """Return activation and parameter memory as JSON values, in bytes and in sbh.
 
-    sbh: multiples of batch·seq·dim elements. region_name: region to list; the totals are those
-    of the model in any case.
+    sbh is the size of batch·seq·dim elements, as `stream_bytes` counts them. Keys that begin with
+    `everything` say what would be saved if nothing were recomputed.
+
+    stage: name of the last pass. region_name: region to list, None for all; the totals are those of
+    the model in any case.
     """
     memory = program_memory(program)
     return {
@@ -74,7 +78,7 @@ def memory_json(program: Program, stage: str, region_name: str | None = None) ->
 
 
 def status_text(value: ValueMemory) -> str:
-    """Return a value's status, with the base of a view: `view of qkv`."""
+    """Return the status of a value as text, with the base of a view: `view of qkv`."""
     return f"view of {value.base}" if value.status == "view" else value.status
 
 

@@ -32,7 +32,7 @@ MARGIN = 9
 
 
 def rates_text(rates: Rates) -> str:
-    """Describe the hardware rates that the estimate assumes, in one sentence."""
+    """Describe in one line the hardware rates on which an estimated schedule is based."""
     return (
         f"an estimate, not a measurement: {rates.flops / 1e12:.3g} TFLOP/s, "
         f"{rates.memory / 1e12:.2g} TB/s of memory, {rates.wire / 1e9:.3g} GB/s between ranks "
@@ -45,6 +45,7 @@ class GraphSchedule:
     """Estimated schedule of one run of a graph.
 
     graph: region and direction, such as `block.backward`. count: runs per micro-batch.
+    timeline: the interval in which each op runs.
     """
 
     graph: str
@@ -59,7 +60,7 @@ class GraphSchedule:
     def lines(self, width: int) -> Iterator[Text]:
         """Yield a heading, a bar for compute and for each mesh axis, and a table of collectives.
 
-        width: columns of the terminal.
+        width: greatest length of a line, in characters.
         """
         line = self.timeline
         yield from hanging(f"{self.title}: {summary(line)}", width, "title")
@@ -70,9 +71,9 @@ class GraphSchedule:
 def schedules(
     program: Program, region_name: str | None = None, rates: Rates = A100
 ) -> list[GraphSchedule]:
-    """Return the schedule of each graph that communicates, in the order in which they run.
+    """Return the estimated schedule of each graph that communicates, by region, forward first.
 
-    region_name: region to schedule; None schedules all.
+    region_name: region to schedule; None schedules all. rates: hardware rates to assume.
     """
     timing, found = TimingModel(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
@@ -88,9 +89,12 @@ def schedules(
 def schedule_parts(
     program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
 ) -> Iterator[Part]:
-    """Yield the schedule as text and charts; each graph is drawn to its own time scale.
+    """Yield a program's schedule as text and charts; each graph is drawn to its own time scale.
 
-    region_name: region to show; None shows all.
+    Graphs without communication are left out.
+
+    stage: name of the last pass, for the heading. region_name: region to show; None shows all.
+    rates: hardware rates to assume.
     """
     yield f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
     yield f"  {rates_text(rates)}"
@@ -107,9 +111,12 @@ def schedule_parts(
 def schedule_json(
     program: Program, stage: str, region_name: str | None = None, rates: Rates = A100
 ) -> dict[str, Any]:
-    """Return the times and the collectives of each graph as JSON values, in seconds from its start.
+    """Return the schedule of each graph that communicates as JSON values, with its collectives.
 
-    stage: name of the last pass. region_name: region to show; None shows all.
+    Times are in seconds, those of a collective from the graph's start.
+
+    stage: name of the last pass. region_name: region to show; None shows all. rates: hardware rates
+    to assume.
     """
     return {
         "program": program.name,
@@ -141,13 +148,13 @@ def schedule_json(
 
 
 def mesh_text(program: Program) -> str:
-    """Format the sizes of the mesh axes, `tp = 8 · cp = 2`; `one rank` if there are none."""
+    """Format the sizes of a program's mesh axes, `tp = 8 · cp = 2`; `one rank` without any."""
     axes = " · ".join(f"{axis} = {size}" for axis, size in program.mesh.items())
     return axes or "one rank"
 
 
 def summary(line: Timeline) -> str:
-    """Format total, communication, hidden and exposed time in one line.
+    """Format a graph's total, communication, hidden and exposed time in one line, for a heading.
 
     `3355 µs; 627 µs of transfers, 549 hidden (88 %), 78 exposed`
     """
@@ -160,24 +167,27 @@ def summary(line: Timeline) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    """Format seconds as microseconds: three significant digits below 100 µs, else whole ones."""
+    """Format seconds as a number of microseconds, without the unit.
+
+    Below 100 µs it has three significant digits, otherwise it is whole.
+    """
     micro = seconds * 1e6
     return f"{micro:,.0f}" if micro >= 100 else f"{micro:.3g}"
 
 
 def collectives(line: Timeline) -> list[Span]:
-    """Return the spans of collectives, in the order in which they start."""
+    """Return the spans of a graph's collectives, in program order."""
     return [span for span in line.spans if span.kind == "collective"]
 
 
 def result_name(span: Span) -> str:
-    """Return the name of the first used result of an op, without `_started`: `d_w2`."""
+    """Return the name of the first used result of a span's op, without `_started`: `d_w2`."""
     value = next((value for value in results(span.node) if value is not None), span.node)
     return value.name.removesuffix("_started")
 
 
 def kind_name(span: Span) -> str:
-    """Return the kind of a collective, synchronous or started: `all_gather`."""
+    """Return the name of a span's op; an asynchronous collective's lacks `_start`: `all_gather`."""
     return op_of(span.node).name.removesuffix("_start")
 
 

@@ -7,7 +7,9 @@ from llamac.ir.program import Program
 
 
 def stage_source(program: Program, stage: str, region_name: str | None = None) -> str:
-    """Return a Python module with each region's forward and, if there is one, backward function.
+    """Return the text of a Python module with the forward and backward function of each region.
+
+    A region without a backward graph has only the forward one.
 
     stage: name of the last pass, for the module's docstring.
     region_name: region to include; None includes all.

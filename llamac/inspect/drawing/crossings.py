@@ -39,7 +39,10 @@ class _LaneGroup:
 
 
 def reduce_crossings(routing: Routing) -> Routing:
-    """Reorder the lanes of lines so that fewer lines cross."""
+    """Return a routing with the lanes of each gutter reordered so that the fewest lines cross.
+
+    A gutter with more than `MAX_PERMUTED` lanes keeps their order.
+    """
     groups = [list(_lane_groups(routing.lines, g, lanes)) for g, lanes in enumerate(routing.lanes)]
 
     def moved(stop: Stop) -> Stop:

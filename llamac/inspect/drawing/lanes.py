@@ -35,7 +35,7 @@ def schedule_svg(
     """Draw the schedule of each graph that communicates, one below the other, as an SVG image.
 
     stage: name of the last pass, for the title.
-    region_name: region to draw; None draws all.
+    region_name: region to draw; None draws all. rates: hardware rates to assume.
     """
     found = schedules(program, region_name, rates)
     longest = max((one.timeline.seconds for one in found), default=1.0)
@@ -140,7 +140,7 @@ def _looks(op: Op) -> str:
 
 
 def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]:
-    """Return the ticks of the time axis: its ends, and round numbers between."""
+    """Yield the ticks of the time axis at round numbers, from 0, with their labels."""
     step = _round_step(90.0 / scale)
     count = int(line.seconds / step)
     for index in range(count + 1):

@@ -17,7 +17,10 @@ ROUND = ("end", "kept")
 
 @dataclass(frozen=True)
 class Rect:
-    """A box's column, counted from the left, and vertical extent; its x depends on the page."""
+    """Position of a box: its column, from 0 at the left, and vertical extent in pixels.
+
+    The x of a column is set later, when gutters have their widths.
+    """
 
     column: int
     top: float
@@ -26,22 +29,22 @@ class Rect:
 
     @property
     def ports(self) -> tuple[float, float]:
-        """Return the interval of y in which lines may touch the box's sides."""
+        """Interval of y in which lines may touch the box's sides, in pixels."""
         margin = 10.0 if self.round else 8.0
         return self.top + margin, self.bottom - margin
 
     @property
     def middle(self) -> float:
-        """The y of the box's centre."""
+        """The y of the box's centre, in pixels."""
         return (self.top + self.bottom) / 2
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Positions of a diagram's boxes.
+    """Positions of a diagram's boxes, in pixels.
 
-    rects: column and vertical extent of each box, by key.
-    rows: top and bottom of each row. height: height of the diagram.
+    rects: column and vertical extent of each box, by the box's key.
+    rows: (top, bottom) of each row, from the top. height: height of the diagram.
     """
 
     rects: dict[str, Rect]
@@ -50,7 +53,7 @@ class Placement:
 
 
 def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
-    """Return the width of each column that any diagram uses, from left to right."""
+    """Return the width in pixels of each column that any diagram uses, from left to right."""
     widths: dict[Column, float] = {}
     for sheet in sheets:
         for box in sheet.boxes:
@@ -59,14 +62,14 @@ def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
 
 
 def width_of(box: Box) -> float:
-    """Return a box's width: its longest line and padding, with two spaces before a type."""
+    """Return a box's width in pixels: its longest line and padding; two spaces precede a type."""
     title = len(box.title) * TITLE
     lines = [(len(left) + len(right) + 2 * bool(right)) * TEXT for left, right in box.lines]
     return max(title, *lines) * CHARACTER + 2 * PADDING[0]
 
 
 def heights_of(sheet: Sheet) -> dict[str, float]:
-    """Return each box's height: room for its text and for each line from another column."""
+    """Return each box's height in pixels, by key: its text, and room for lines of other columns."""
     column = {box.key: box.column for box in sheet.boxes}
     lines = Counter(
         edge.target for edge in sheet.edges if column[edge.source] != column[edge.target]

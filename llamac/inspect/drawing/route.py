@@ -25,7 +25,8 @@ class Stop:
 
     at: an edge or the middle of a column, or a lane of a gutter; with `index` and `lane` it stands
     for an x coordinate, which is known once the gutters have their widths.
-    index: number of the column or gutter.
+    index: number of the column or, for a lane, of the gutter.
+    lane: number of the lane in its gutter, from the left; 0 at a column. y: in pixels.
     """
 
     at: Literal["left", "right", "middle", "lane"]
@@ -36,7 +37,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Line:
-    """A routed edge. stops: its ends and corners, from source to target."""
+    """The drawn path of an edge. stops: its ends and corners, from source to target."""
 
     edge: Edge
     stops: tuple[Stop, ...]
@@ -46,7 +47,8 @@ class Line:
 class Routing:
     """Routes of all lines of a diagram, with the placement of its boxes.
 
-    lanes: number of lanes in each gutter; gutter i is to the left of column i.
+    lanes: number of lanes in each gutter; gutter i is to the left of column i, the last one to the
+    right of all columns.
     """
 
     placement: Placement
@@ -55,7 +57,10 @@ class Routing:
 
 
 def route(sheet: Sheet, columns: Sequence[Column]) -> Routing:
-    """Place a diagram's boxes and route its lines, adding space between rows if needed."""
+    """Place a diagram's boxes and route its lines, adding space between rows if needed.
+
+    columns: all columns of the image, from left to right.
+    """
     extra: dict[int, float] = {}
     while True:
         router = _Router(sheet, columns, place(sheet, columns, extra))

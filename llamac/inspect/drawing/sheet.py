@@ -43,8 +43,10 @@ Column = tuple[int, int]  # one of the above, and a lane within it
 class Box:
     """A box of the diagram: an op, an input or output, or a saved value.
 
-    lines: pairs of value names and their type.
-    hover: the node's line of IR, shown as a tooltip.
+    key: identifier within the diagram, such as `f.qkv`. kind: style in which the box is drawn.
+    lines: pairs (names of values, their type); a saved value has one pair (its size, "").
+    recomputed: whether the op runs again in the backward pass.
+    hover: tooltip: the node's line of IR, or a saved value's type.
     """
 
     key: str
@@ -59,7 +61,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that flows from one box to another. source, target: keys of boxes."""
+    """A value that flows from one box to another.
+
+    source, target: keys of the boxes. flow: what the value is, which gives the line its colour.
+    """
 
     source: str
     target: str
@@ -68,7 +73,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Diagram of one region. Boxes in the same column and row are stacked."""
+    """Boxes and edges of one region's diagram. Boxes in the same column and row are stacked."""
 
     region: str
     boxes: tuple[Box, ...]
@@ -78,7 +83,7 @@ class Sheet:
 def sheet_of(
     program: Program, region: Region, lines: dict[int, str], bytes_of: Callable[[fx.Node], str]
 ) -> Sheet:
-    """Arrange a region as a diagram.
+    """Arrange a region's ops, inputs, outputs and saved values as a diagram.
 
     lines: line of IR of each node, by the node's id().
     bytes_of: function that formats the size of a saved value.
@@ -101,7 +106,7 @@ def lines_of(node: fx.Node) -> tuple[tuple[str, str], ...]:
 
 
 def kind_of(node: fx.Node, program: Program) -> Kind:
-    """Return the kind of an op's box: attention, matmul, view, or plain."""
+    """Return the kind of an op's box: `attention`, `matmul`, `view`, or `plain` for other ops."""
     op = op_of(node)
     if op.name.startswith("attention"):
         return "attention"
@@ -111,7 +116,7 @@ def kind_of(node: fx.Node, program: Program) -> Kind:
 
 
 def title_of(node: fx.Node) -> str:
-    """Return a box's title: the op's name and the parameters that it reads."""
+    """Return the title of an op's box: the op's name and those of the parameters that it reads."""
     weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
     return f"{op_of(node).name} · {', '.join(weights)}" if weights else op_of(node).name
 

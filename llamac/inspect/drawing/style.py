@@ -49,11 +49,14 @@ HATCH = (
     f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
     'fill-opacity="0.18"/></pattern></defs>'
 )
-"""Fill pattern of recomputed values, referred to as `url(#again)`."""
+"""SVG definition of the hatching of recomputed ops, referred to as `url(#again)`."""
 
 
 def open_image(width: float, height: float, title: str) -> Iterator[str]:
-    """Yield the opening of a standalone SVG image: title, style sheet and background."""
+    """Yield the opening of a standalone SVG image: title, style sheet and background.
+
+    width, height: in pixels. `</svg>` is left to the caller.
+    """
     w, h = _n(width), _n(height)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
@@ -93,19 +96,29 @@ def open_embedded(width: float, height: float, title: str) -> str:
 
 
 def text(x: float, y: float, content: str, css: str) -> str:
-    """Return a text element. css: names of its classes."""
+    """Return an SVG text element.
+
+    x, y: start of the baseline in pixels; some classes centre the text or end it there.
+    css: names of the element's classes, separated by spaces.
+    """
     return f'<text x="{_n(x)}" y="{_n(y)}" class="{css}">{escape(content)}</text>'
 
 
 def band(x: float, y: float, width: float, height: float) -> str:
-    """Return the background of the column of saved values."""
+    """Return a tinted rectangle, the background of the column of saved values.
+
+    x, y: upper left corner. All arguments are in pixels.
+    """
     return _rect(x, y, width, height, 8, "#fdf3d9", "none", ' class="band"')
 
 
 def rectangle(
     x: float, y: float, width: float, height: float, kind: str, recomputed: bool
 ) -> Iterator[str]:
-    """Yield a box in the style of its kind, hatched if its value is recomputed."""
+    """Yield the rectangle of a box in the style of its kind, hatched if its op is recomputed.
+
+    x, y: upper left corner in pixels. kind: key of `BOXES`.
+    """
     fill, border = BOXES[kind]
     dashed = ' stroke-dasharray="4 3"' if kind == "view" else ""
     heavy = ' stroke-width="1.6"' if kind in ("matmul", "attention") else ""
@@ -121,12 +134,18 @@ def rectangle(
 def plain_rectangle(
     x: float, y: float, width: float, height: float, radius: float, fill: str, border: str
 ) -> str:
-    """Return a rectangle with the given fill and border colours."""
+    """Return a rectangle with the given fill and border colours.
+
+    x, y: upper left corner. radius: of the rounded corners. Both are in pixels, as the size is.
+    """
     return _rect(x, y, width, height, radius, fill, border, "")
 
 
 def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
-    """Return a faint base line; it is horizontal unless `to_y` is given."""
+    """Return a faint straight line from (x, y) to (to_x, to_y), in pixels.
+
+    to_y: None draws a horizontal line.
+    """
     end = y if to_y is None else to_y
     return (
         f'<path class="line" d="M{_n(x)} {_n(y)}L{_n(to_x)} {_n(end)}" stroke="#d8d5cc" '
@@ -135,7 +154,10 @@ def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
 
 
 def halo(points: Sequence[Point]) -> str:
-    """Return a wide line in the background colour, drawn under a line to set it off from others."""
+    """Return a wide line in the background colour, drawn under a line to set it off from others.
+
+    points: ends and corners of the line in pixels, in order.
+    """
     return (
         f'<path class="line halo" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
         'stroke-opacity="0.9"/>'
@@ -145,7 +167,7 @@ def halo(points: Sequence[Point]) -> str:
 def arrow(points: Sequence[Point], flow: str) -> str:
     """Return a line with rounded corners and an arrow head at its last point.
 
-    flow: key of `FLOWS`, which gives the colour.
+    points: ends and corners in pixels, in order. flow: key of `FLOWS`, which gives the colour.
     """
     colour = FLOWS[flow]
     width = 2.0 if flow == "kept" else 1.5
@@ -163,7 +185,10 @@ def arrow(points: Sequence[Point], flow: str) -> str:
 
 
 def legend(x: float, y: float, width: float) -> Iterator[str]:
-    """Yield the legend, wrapped to the width."""
+    """Yield the legend of a region's diagram, its entries wrapped to the width.
+
+    x, y: upper left corner. All arguments are in pixels.
+    """
     places = list(_legend_places(width))
     boxes = len(LEGEND_BOXES)
     for (kind, recomputed, label), (dx, dy) in zip(LEGEND_BOXES, places, strict=False):
@@ -175,7 +200,7 @@ def legend(x: float, y: float, width: float) -> Iterator[str]:
 
 
 def legend_height(width: float) -> float:
-    """Return the height of the legend in pixels when it is wrapped to a width."""
+    """Return the height in pixels of the legend when it is wrapped to `width` pixels."""
     return max(y for _, y in _legend_places(width)) + STEP
 
 

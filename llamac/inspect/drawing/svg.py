@@ -35,7 +35,7 @@ HEADING = 80.0  # above each region
 
 
 def program_svg(program: Program, stage: str, region_name: str | None = None) -> str:
-    """Draw the regions one below the other, with aligned columns, as an SVG image.
+    """Draw a program's regions one below the other, with aligned columns, as an SVG image.
 
     stage: name of the last pass, for the title.
     region_name: region to draw; None draws all.
@@ -70,15 +70,16 @@ PARTS = {
     "forward": (FORWARD, SAVED),
     "backward": (SAVED, RECOMPUTED, WEIGHTS, BACKWARD),
 }
-"""Columns that each part of a drawing shows."""
+"""Columns of a region's drawing that are shown, by the part that is drawn."""
 
 
 def region_svg(program: Program, region: Region, part: str = "all") -> str:
-    """Draw one region as an SVG element for a page, without title and legend.
+    """Draw one region as an SVG element of an HTML page, without title and legend.
 
-    Each node is a group with the attribute `data-key`; each line has `data-from` and `data-to`.
+    Each box is a group with the attribute `data-key`, its `Box.key`; the group of each line has
+    `data-from` and `data-to`, the keys of its boxes.
 
-    part: a key of PARTS.
+    part: key of `PARTS`.
     """
     whole = sheet_of(program, region, _ir_lines(region), _sizes(program))
     boxes = tuple(box for box in whole.boxes if box.column[0] in PARTS[part])

@@ -16,13 +16,13 @@ SCRIPTS = (
     "base", "state", "diff", "passes", "links", "node", "drawing", "axis", "memory", "timeline",
     "traffic", "compare", "search", "main",
 )  # fmt: skip
-"""Scripts in the order in which they are run; later ones use what earlier ones define."""
+"""Names of the page's scripts in the order in which they run; later ones use earlier ones."""
 
 
 def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None) -> str:
-    """Render the explorer of one compiled spec, or of two side by side, as an HTML page.
+    """Return the HTML page that shows one compiled spec, or two side by side.
 
-    comparison: difference between the plans of two specs, as JSON values.
+    comparison: difference between the plans of two specs, as JSON values; None leaves it out.
     """
     title = " and ".join(side.title for side in sides)
     body = (WEB / "explorer.html").read_text(encoding="utf-8")
@@ -34,10 +34,12 @@ def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | No
 def explorer_data(
     sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the page's data as JSON values.
+    """Return the data of the explorer's page as JSON values.
 
-    `lines` holds each distinct line of text once; other entries refer to lines by index. `sides`
-    has one entry per spec, and `comparison` exists only for two.
+    `lines` holds each distinct line of IR, Python and resolved specs once; other entries refer to
+    these lines by index. `sides` has one entry per spec, and `comparison` exists only for two.
+
+    comparison: difference between the plans of two specs, as JSON values.
     """
     lines = LineTable()
     found: dict[str, Any] = {"sides": [side_data(side, lines) for side in sides]}

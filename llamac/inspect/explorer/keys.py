@@ -14,7 +14,7 @@ Direction = Literal["forward", "backward"]
 
 
 def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
-    """Yield (region, direction, graph) for each graph of a program, in printing order."""
+    """Yield (region, direction, graph) for each graph of a program, by region, forward first."""
     for region in program.regions.values():
         yield region, "forward", region.forward.graph
         if region.backward is not None:
@@ -22,16 +22,16 @@ def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
 
 
 def node_key(region: str, direction: Direction, node: fx.Node) -> str:
-    """Return `<region>.<f or b>.<op's name>`, which identifies a node on the page: `block.f.qkv`.
+    """Return `<region>.<f or b>.<node's name>`, which identifies a node on the page: `block.f.qkv`.
 
-    All results of an op share its key; the output node's name is `return`.
+    A result of an op with several has the op's key; the output node's key ends in `return`.
     """
     maker, _ = producer(node)
     return f"{region}.{direction[0]}.{'return' if maker.op == 'output' else maker.name}"
 
 
 def keys_of(program: Program) -> dict[fx.Node, str]:
-    """Map every node of a program to its key."""
+    """Map every node of a program's graphs to the result of `node_key`."""
     return {
         node: node_key(region.name, direction, node)
         for region, direction, graph in graphs(program)

@@ -12,9 +12,9 @@ class LineTable:
         self._number: dict[str, int] = {}
 
     def add(self, lines: Iterable[str]) -> list[int]:
-        """Return the number of each line, adding lines that are new."""
+        """Return the number of each of `lines`, adding those that are new."""
         return [self._number.setdefault(line, len(self._number)) for line in lines]
 
     def table(self) -> list[str]:
-        """Return all lines, by number."""
+        """Return all distinct lines; the index of each is its number."""
         return list(self._number)

@@ -13,7 +13,7 @@ from llamac.ir.types import TensorType
 from llamac.ops.async_collectives import is_collective
 
 Chip = tuple[str, str, str]
-"""Mesh axis, placement on it (`S(1)`, `P`, `R`, …) and a description of the placement."""
+"""Mesh axis, placement on it (`S(1)`, `P`, `R`, `stage`) and a description of the placement."""
 TensorKind = Literal["value", "parameter", "gradient"]
 """Kinds of tensors: an activation or its gradient, a parameter, a parameter's gradient."""
 STAGES = "pp"
@@ -35,10 +35,12 @@ def chips(
     mesh: Mapping[str, int],
     symbols: Mapping[str, int],
 ) -> Iterator[Chip]:
-    """Yield a chip for each axis of the device mesh that has several ranks.
+    """Yield how a tensor is laid out on each axis of the device mesh that has several ranks.
 
+    kind: the tensor's type in the Program.
     degrees: sizes of all axes of the run.
     mesh: sizes of the axes that occur in the Program's types; FSDP's and the pipeline's do not.
+    symbols: size of each symbolic dimension, such as S/tp.
     """
     for axis, ranks in degrees.items():
         if ranks == 1:
@@ -79,8 +81,9 @@ def _recomputation_cost(maker: fx.Node) -> str:
 
 
 def reason(value: fx.Node, memory: ValueMemory, policy: str) -> str:
-    """Explain in one sentence why a forward value is saved, recomputed, or neither.
+    """Explain in one clause why a forward value is saved, recomputed, or neither.
 
+    value: node of a forward graph. memory: what `region_memory` says of it.
     policy: `recompute.policy` of the spec.
     """
     maker, _ = producer(value)

@@ -19,11 +19,13 @@ from llamac.spec import Spec
 
 
 def node_data(program: Program, spec: Spec) -> dict[str, dict[str, Any]]:
-    """Return the description of every node of the last stage as JSON values, by key.
+    """Return a description of every node of a compiled program as JSON values, by `node_key`.
 
-    values: results, each with type, placements and, in forward graphs, memory status.
+    values: a node's results, each with type, placements and, in forward graphs, memory status.
     reads, users: keys of the nodes that it reads and that read it.
-    origin: of a backward node, the key of its forward node; `backward` is the inverse.
+    origin: of a backward node, the key of the forward node that it recomputes or differentiates;
+        `backward` lists the inverse. Both are left out if there is none.
+    again: true for ops that the backward graph recomputes, otherwise left out.
     """
     keys = keys_of(program)
     found: dict[str, dict[str, Any]] = {}

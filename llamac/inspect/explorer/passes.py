@@ -16,14 +16,15 @@ from llamac.passes.pass_list import ROWS, Stage
 Hunk = tuple[int, int, int, int, list[tuple[int, int]]]
 """(i, j, k, m, pairs): lines [i, j) of the old text are replaced by lines [k, m) of the new one.
 
-Pairs are line numbers shown side by side, with -1 for a line that has no counterpart.
+Pairs are (old, new) line numbers, from 0, shown side by side; -1 stands for no counterpart.
 """
 
 
 def pass_data(stages: Sequence[Stage], lines: LineTable) -> list[dict[str, Any]]:
     """Return the IR of each stage, and its differences from the previous stage, as JSON values.
 
-    lines: table to which the IR's lines are added.
+    stages: the Program after each pass. lines: table to which the IR's lines are added; the result
+    refers to them by number.
     """
     found = []
     before: Stage | None = None
@@ -55,14 +56,20 @@ def _new_notes(before: Stage | None, stage: Stage) -> list[str]:
 
 
 def about(name: str) -> str:
-    """Return a pass's description: the first line of its module's docstring, without its name."""
+    """Return a pass's description, the first line of its module's docstring without the name.
+
+    name: name of a pass of the pipeline.
+    """
     kinds = {kind.name: kind for kind in (Lower, *(row.kind for row in ROWS))}
     text = (sys.modules[kinds[name].__module__].__doc__ or "").partition("\n")[0]
     return text.partition(": ")[2] or text
 
 
 def hunks(before: Sequence[str], after: Sequence[str]) -> list[Hunk]:
-    """Return the differences of two texts, pairing a rewritten line with the line it replaces."""
+    """Return the differences of two texts, pairing rewritten lines of IR with those they replace.
+
+    before, after: lines of the texts.
+    """
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     return [
         (i, j, k, m, pairs(before[i:j], after[k:m], i, k))
@@ -74,7 +81,9 @@ def hunks(before: Sequence[str], after: Sequence[str]) -> list[Hunk]:
 def pairs(
     before: Sequence[str], after: Sequence[str], first: int = 0, second: int = 0
 ) -> list[tuple[int, int]]:
-    """Pair lines of IR that define the same values; a line without a counterpart is paired with -1.
+    """Return pairs (number before, number after) of lines of IR that define the same values.
+
+    A line without a counterpart is paired with -1.
 
     first, second: line numbers of `before[0]` and `after[0]`.
     """

@@ -23,7 +23,8 @@ class CompiledSpec:
     """A compiled spec to explore.
 
     title: the spec's name; its layout when two layouts of one spec are compared.
-    stages: the Program after each pass.
+    spec: the spec that was compiled.
+    stages: the Program after each pass, from the first.
     step: the predicted training step as JSON values; None if not all passes have run.
     """
 
@@ -39,9 +40,10 @@ class CompiledSpec:
 
 
 def side_data(side: CompiledSpec, lines: LineTable) -> dict[str, Any]:
-    """Return the data of all panes for one compiled spec as JSON values.
+    """Return the data of all panes of the explorer for one compiled spec as JSON values.
 
-    lines: table to which the lines of texts are added.
+    lines: table to which the lines of IR, Python and resolved spec are added; the result refers to
+    them by number.
     """
     program, stage = side.program, side.stages[-1].name
     keys = keys_of(program)

@@ -22,7 +22,9 @@ ELSEWHERE = "not in a file"
 
 
 def spec_data(spec: Spec, places: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the spec's files as lists of lines, and one more list of the places outside any file.
+    """Return the spec's files as `{"file": name, "lines": [text]}`.
+
+    The last entry lists the places that are in no file, if there are any; its name is `ELSEWHERE`.
 
     places: origins of nodes, such as `65b.toml:14`, `default` or `--set model.dim=512`.
     """
@@ -36,7 +38,10 @@ def spec_data(spec: Spec, places: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def ir_data(program: Program, keys: Mapping[fx.Node, str]) -> list[tuple[str, str]]:
-    """Return the lines of the printed program, each with its node's key, or "" without one."""
+    """Return (line, key of its node) for each line of the printed program; "" without a node.
+
+    keys: result of `keys_of`.
+    """
     body: list[tuple[str, str]] = []
     for region, direction, _ in graphs(program):
         body.append(("", ""))
@@ -53,7 +58,11 @@ def emitted_data(
 ) -> dict[str, Any]:
     """Return the source of model.py, or of an earlier stage's functions, as JSON values.
 
-    nodes: line number, counted from 1, → key of the node that the line computes.
+    In the result, `nodes` maps line numbers, from 1 and as text, to the key of the node that the
+    line computes.
+
+    stage: name of the last pass; model.py exists only after the last one of the pipeline.
+    keys: result of `keys_of`.
     """
     if stage == NAMES[-1]:
         fsdp = spec.parallel.fsdp
