@@ -19,7 +19,10 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code. arguments: None takes those of this process."""
+    """Run a command line and return its exit code, printing expected errors to stderr.
+
+    arguments: words after `llamac`; None takes those of this process. Without any, it prints help.
+    """
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(

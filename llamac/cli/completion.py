@@ -72,7 +72,7 @@ def completion(
 def candidates(words: list[str]) -> list[str]:
     """Return the completions of the last word of a command line.
 
-    words: the command line after `llamac`; the last word may be partial.
+    words: the command line after `llamac`, at least one; the last may be partial or empty.
     """
     from llamac.cli import VERBS
     from llamac.cli.common.typer_command import command_of

@@ -40,7 +40,10 @@ class Cluster(StrEnum):
 
 
 class DataError(Exception):
-    """Data cannot be prepared; the exit code is 2 if the spec contradicts existing data, else 1."""
+    """Data cannot be prepared or read. The message says why.
+
+    exit_code: 2 if the spec contradicts existing data, or a stage or input is invalid; else 1.
+    """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -49,9 +52,11 @@ class DataError(Exception):
 
 @contextmanager
 def data_errors(spec: Spec) -> Iterator[None]:
-    """Context manager that turns expected errors into DataError.
+    """Context manager that turns each RunError, such as a missing input, into a DataError.
 
     Errors of a stage or of a source's input are prefixed with their line of the spec.
+
+    spec: the spec whose data is prepared or read.
     """
     from llamac.data.stages import StageError
     from llamac.data.state import SettingsChangedError
@@ -81,7 +86,7 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
 def data_directory(spec: Spec, run: Path | None) -> Path:
     """Return the directory of the spec's prepared data.
 
-    run: directory of the run; None is runs/<name>.
+    run: run directory, in which the data is unless `data.directory` is set; None is runs/<name>.
     """
     from llamac.runtime.durable_files import path_within
 
@@ -186,7 +191,7 @@ def prepare_here(
     Prepared data that was moved to `directory` without its working files is used unchanged.
 
     workers: number of processes; None starts one per core. engine: `processes` of this machine, or
-    a `ray` cluster at $RAY_ADDRESS, for which `workers` has no effect.
+    a `ray` cluster at $RAY_ADDRESS, for which `workers` has no effect. Raises DataError.
     """
     from llamac.cli.common.progress_line import progress_report
     from llamac.data import executor

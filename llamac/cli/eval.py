@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class MissingHarnessError(Exception):
-    """The optional dependency `eval` is not installed."""
+    """lm-evaluation-harness is not installed. The message names the extra that contains it."""
 
     exit_code = 2
 

@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparedSpec:
-    """A second spec for the explorer, and the titles of the first and the second."""
+    """A second spec, which the explorer shows beside the first.
+
+    titles: titles of the first and the second spec in the page.
+    """
 
     spec: Spec
     titles: tuple[str, str]
 
 
 def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> ComparedSpec:
-    """Return the spec that `--compare` names: another spec, or another layout of this one.
+    """Return what `--compare` names: another spec, or this one in another layout.
 
+    other: value of --compare: a spec file, a shipped spec or a layout such as `tp8,dp2`.
+    overrides: values of --set, which apply to a second spec file too.
     Raises SpecError for an invalid spec, and typer.BadParameter if `other` is neither.
     """
     from llamac.plan.search.rank_layout import layout_of, parse_layout
@@ -52,9 +57,10 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
 
 
 def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
-    """Return the explorer's HTML page.
+    """Return the HTML page of the compile explorer for a spec.
 
-    stages: the compiled stages of `spec`. other: a spec to show beside it, or None.
+    stages: the Program after each pass for `spec`. other: a spec to compile up to the same pass and
+    show beside it, or None.
     """
     from llamac.inspect.explorer.explorer_page import explorer_page
     from llamac.passes.pass_list import stages as compile_stages

@@ -27,7 +27,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Framework(StrEnum):
-    """Frameworks whose runs `llamac plan` can predict."""
+    """Frameworks whose runs `llamac plan` can predict.
+
+    They are the keys of `FRAMEWORKS` in llamac/plan/cost/framework.py, which describes them.
+    """
 
     llamac = "llamac"
     compiled = "compiled"
@@ -48,7 +51,11 @@ class Sharding(StrEnum):
 
 
 class Law(StrEnum):
-    """Scaling laws by which `llamac plan --compute` can size a model."""
+    """Scaling laws by which `llamac plan --compute` can size a model.
+
+    The first three are the approaches of the Chinchilla paper (arXiv:2203.15556), and `refitted` is
+    its third with the coefficients of Besiroglu et al. (arXiv:2404.10102).
+    """
 
     chinchilla_1 = "chinchilla-1"
     chinchilla_2 = "chinchilla-2"

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 class Target:
     """Where a search writes the spec of the fastest layout, which extends `base`.
 
-    output: path of the spec; None writes none. overrides: values of --set.
-    inputs: files that must not be overwritten.
+    output: path of the spec; None writes none. base: SPEC of the command line.
+    overrides: values of --set.
+    inputs: files that must not be overwritten. overwrite: whether a file that llamac did not write
+    may be replaced.
     """
 
     output: Path | None
@@ -35,7 +37,11 @@ class Target:
 
 
 def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
-    """Print the fastest layouts, and write a spec of the first one if `target.output` is set."""
+    """Print the fastest layouts on a number of GPUs, and write a spec of the first to `target`.
+
+    top: number of layouts to print. as_json: print the result of the search as JSON instead.
+    Raises LayoutError if no layout is legal or fits.
+    """
     from llamac.plan.search.search import search
     from llamac.plan.search.winner import search_json, search_summary, winner_toml, winners_table
 
@@ -72,9 +78,10 @@ def _progress() -> Callable[[int, int, int], None]:
 
 
 def print_advice(setting: Setting, target: str, as_json: bool) -> None:
-    """Print which changes of hardware or layout reach a speed-up.
+    """Print a prediction, changes of hardware or layout that reach a speed-up, and their effects.
 
-    target: the speed-up, such as `2x`. as_json: print the effect of each change as JSON instead.
+    setting: the run to change. target: the speed-up, such as `2x`. as_json: print only the effect
+    of each change, as JSON.
     Raises typer.BadParameter if `target` is not a factor above 1.
     """
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", target.strip().lower())
@@ -105,8 +112,9 @@ def print_advice(setting: Setting, target: str, as_json: bool) -> None:
 def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
     """Print which of two layouts is faster and why; with `as_json`, only both predictions.
 
-    gpus: number of GPUs. names: layouts such as `tp8,pp4`, or row numbers of the search's table.
-    Raises LayoutError for an unknown row or layout.
+    setting: model and device. gpus: number of GPUs. names: layouts such as `tp8,pp4`, or rows,
+    from 1, of the table that `print_search` prints.
+    Raises LayoutError for a row that does not exist or a layout that is not legal.
     """
     from llamac.plan.search.compare import reasons, term_differences, verdict
 
@@ -165,7 +173,9 @@ def print_sizing(
     """Print the best models for a compute budget, and write the chosen one as a spec.
 
     compute: FLOPs such as `1e22`; None takes `gpu_days` on the device instead.
-    choice: scaling law whose model is written to `output`.
+    device: name or file; None is an A100 with 80 GB. choice: scaling law of the model that is
+    written to `output`; None writes none. overrides: values of --set for that spec. overwrite:
+    whether a file that llamac did not write may be replaced. as_json: print JSON instead of tables.
     """
     if output is not None:
         check_output(output, (), overwrite)
@@ -206,14 +216,14 @@ WITHOUT_EFFECT = {
     **dict.fromkeys(SIZING, (*SHOWS_A_STEP, *OF_A_RUN)),
     "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--json", "--device", "--set"),
 }
-"""Options without effect, by form of the command."""
+"""Options of `llamac plan` that have no effect, by the flag that chooses what the command does."""
 
 
 def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
-    """Check the flags of `llamac plan`: raise typer.BadParameter for conflicts among them.
+    """Raise typer.BadParameter for a conflict among the flags of `llamac plan`.
 
-    That is for two forms at once, an option that has no effect with the given form, and a
-    --picture that is neither .svg nor .png.
+    That is two flags that each choose what the command does, an option that has no effect with the
+    one given, or a --picture that is neither .svg nor .png.
 
     forms: values of the flags that choose what the command does, such as --search, by flag.
     options: values of the other flags. None and False mean not given.

@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class ProcessesError(Exception):
-    """The number of processes does not match the spec. The message says what to set."""
+    """The number of processes does not match the spec's ranks. The message says what to set."""
 
     exit_code = 2
 
@@ -191,10 +191,11 @@ def _launcher(spec: Spec) -> list[str]:
 
 
 def torchrun_environment(spec: Spec) -> dict[str, str]:
-    """Return the environment variables with which torchrun starts a run.
+    """Return environment variables to set for torchrun when it starts a run on this machine.
 
     They set the time for saving after SIGTERM, the threads per rank, and a new store after a
-    restart, since torch's shared one keeps the addresses of dead processes.
+    restart, since torch's shared one keeps the addresses of dead processes. OMP_NUM_THREADS, if
+    set, and `launch.environment` take precedence.
     """
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)
     return {

@@ -24,7 +24,8 @@ class LaunchError(Exception):
 class Backend:
     """A way to launch a run.
 
-    file: emitted file to submit. command: function (spec, file) → command line.
+    file: emitted file to submit or run, relative to the run directory.
+    command: function (spec, path of the file) → command line that launches it.
     in_run: whether the command runs in the run directory instead of the working directory.
     problem: function spec → what to change before this backend can run it, or "".
     """
@@ -78,7 +79,10 @@ BACKENDS = {
 
 
 def require_backend(name: str, spec: Spec) -> Backend:
-    """Return the backend of this name. Raises LaunchError if the spec cannot run on it."""
+    """Return the backend of a name, after checking that the spec can run on it.
+
+    name: key of `BACKENDS`. Raises LaunchError, which says what to change, if it cannot.
+    """
     backend = BACKENDS[name]
     if problem := backend.problem(spec):
         raise LaunchError(f"{spec.name} cannot start on {name}: {problem}")
@@ -104,8 +108,9 @@ def start_run(name: str, spec: Spec, run: Path) -> int:
     """Launch the run in directory `run` and return the exit code of the launching command.
 
     sbatch and kubectl return after submission; the local script blocks until training ends, as
-    does `sky launch`, which follows the log. name: key of `BACKENDS`.
-    Raises LaunchError if the command is not installed.
+    does `sky launch`, which follows the log.
+
+    name: key of `BACKENDS`. Raises LaunchError if the command is not on PATH.
     """
     backend = BACKENDS[name]
     file = backend.file if backend.in_run else str(run / backend.file)

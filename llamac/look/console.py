@@ -37,7 +37,7 @@ Styles = Iterable[tuple[str, str]]
 
 
 def console(stream: TextIO) -> Console:
-    """Return a rich console for a stream, with escape codes only if it supports them."""
+    """Return a rich console with `STYLES`, which writes escape codes if `stream` supports them."""
     styled = supports_escapes(stream)
     return Console(
         file=stream,
@@ -52,7 +52,10 @@ def console(stream: TextIO) -> Console:
 
 
 def show(*parts: Part, stream: TextIO | None = None) -> None:
-    """Print paragraphs and blocks, to stdout unless `stream` is given."""
+    """Print paragraphs and blocks, wrapped to the width of a terminal but not in a file or pipe.
+
+    stream: where to print; None is stdout.
+    """
     out = console(stream or sys.stdout)
     width = max(LEAST_WIDTH, out.width) if out.file.isatty() else WIDE
     _write(text_lines(parts, width), out)
@@ -61,7 +64,8 @@ def show(*parts: Part, stream: TextIO | None = None) -> None:
 def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None:
     """Print a text verbatim, without wrapping.
 
-    styles: pairs of a regular expression and the style of what it matches.
+    styles: pairs of a regular expression and the key of `STYLES` for what it matches.
+    stream: where to print; None is stdout.
     """
     found = Text(text)
     for pattern, style in styles:
@@ -70,7 +74,7 @@ def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None
 
 
 def show_error(text: str) -> None:
-    """Print an error to stderr verbatim, with styled locations, carets and hints."""
+    """Print an error message to stderr verbatim, with styled locations, carets and hints."""
     show_marked(text, _OF_ERRORS, sys.stderr)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ELEMENTS = HERE / "elements.js"
-"""The first script of pages that build their elements."""
+"""Script with functions that create elements; a page that uses them includes it first."""
 # The browser refuses all resources outside the page; 'self' is the server of a live page.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -28,7 +28,8 @@ def page(
     """Return a whole HTML page as text.
 
     title: plain text. body: HTML. styles, scripts: files that are copied into the page, after the
-    theme's own. data: a JSON value, which scripts read from the element with the id `data`.
+    theme's own. data: a JSON value, which scripts read from the element with the id `data`; the
+    element is left out if the value is empty.
     A button with the id `theme` in the body switches between light and dark.
     """
     css = "\n".join(path.read_text(encoding="utf-8") for path in (HERE / "theme.css", *styles))

@@ -20,7 +20,10 @@ Cell = str | Text  # a Text has one style, for the whole cell
 
 
 class Block(Protocol):
-    """Interface of objects that format themselves as lines of at most `width` characters."""
+    """Interface of objects, such as tables, that format themselves as lines of text.
+
+    width: in characters; a number that is wider is not broken.
+    """
 
     def lines(self, width: int) -> Iterator[Text]: ...
 
@@ -32,9 +35,10 @@ Part = Cell | Block
 class TextTable:
     """A table with a title above it.
 
-    head: names of the columns, all empty for none. align: `<` or `>` for each column; numbers
-    (`>`) are never wrapped. total: the last row is a total. note: shown below. spare: how many of
-    the last columns are left out where there is no room for them.
+    title: "" for none. head: names of the columns, all empty for none. rows: cells of each row.
+    align: `<` or `>` for each column; numbers (`>`) are never wrapped. total: whether the last row
+    is a total. note: text below the table, "" for none. spare: how many of the last columns are
+    left out, with a note, where there is no room for them.
     """
 
     title: Cell
@@ -46,10 +50,10 @@ class TextTable:
     spare: int = 0
 
     def lines(self, width: int = WIDE) -> Iterator[Text]:
-        """Yield the title, the columns indented by two, and the note.
+        """Yield the title, the columns indented by two, and the note, as lines of text.
 
-        If the columns exceed `width`, spare ones are left out, then headings of numbers are
-        wrapped, then the widest texts.
+        If the columns exceed `width` characters, spare ones are left out, then headings of numbers
+        are wrapped, then the widest texts.
         """
         wanted = sum(len(GAP) + max(map(len, column)) for column in zip(*self._all(), strict=True))
         if self.spare and wanted > width:
@@ -96,7 +100,11 @@ class TextTable:
 
 
 def hanging(text: Cell, width: int, style: str = "") -> Iterator[Text]:
-    """Wrap each line of a text between words, indenting continuation lines by two more."""
+    """Wrap each line of a text between words, indenting continuation lines by two more.
+
+    width: greatest length of a line in characters. style: style of a plain `str`; a Text has its
+    own.
+    """
     whole = text if isinstance(text, Text) else Text(text, style)
     for line in whole.split("\n", allow_blank=True):
         if len(line) <= width:
@@ -110,7 +118,10 @@ def hanging(text: Cell, width: int, style: str = "") -> Iterator[Text]:
 
 
 def text_lines(parts: Iterable[Part], width: int = WIDE) -> Iterator[Text]:
-    """Yield the lines of paragraphs and blocks, an empty line before each block but the first."""
+    """Yield the lines of paragraphs and blocks, wrapped to `width` characters.
+
+    An empty line precedes each block, unless the block comes first.
+    """
     for number, part in enumerate(parts):
         if isinstance(part, str | Text):
             yield from hanging(part, width)
@@ -121,7 +132,7 @@ def text_lines(parts: Iterable[Part], width: int = WIDE) -> Iterator[Text]:
 
 
 def plain_text(parts: Iterable[Part], width: int = WIDE) -> str:
-    """Return paragraphs and blocks as plain text that ends in a newline."""
+    """Return paragraphs and blocks as unstyled text, wrapped to `width` characters."""
     return "".join(f"{line.plain.rstrip()}\n" for line in text_lines(parts, width))
 
 

@@ -13,10 +13,11 @@ THREADED = 1 << 22  # bytes that one thread parses at a time
 def parse_columns(text: bytes, largest: int) -> dict[str, np.ndarray] | None:
     """Parse JSON lines of numbers into float64 columns by name; null is NaN.
 
-    Returns None if a line may be damaged or pyarrow is missing; the caller then parses row by row.
+    Returns None if pyarrow is missing, or if a line may be damaged: it is not one JSON object with
+    an integer `step` from 0 to `largest`, or has a value that is not a finite number or null. The
+    caller then parses line by line.
 
-    text: complete lines, each with an integer `step`, without the last newline. largest: largest
-    valid step.
+    text: complete lines, without the last newline.
     """
     lines = text.count(b"\n") + 1
     # Each line is one object at least, so as many rows as lines are one a line.

@@ -23,8 +23,10 @@ def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
 
     The metrics of `NO_CURVE` and task results (`eval/`) are left out.
 
+    Keys of the result:
     rows: number of rows before downsampling.
-    step, tokens, hours: at the last row of each point; hours are accumulated training time.
+    step, tokens, hours: at the last row of each point; hours are accumulated training time, and
+    tokens null if they were not recorded.
     from: step of the first row of each point.
     series: by metric, `mean` and, if downsampled, `low` and `high`; null where a point has no
     value.
@@ -63,9 +65,9 @@ def _series(values: np.ndarray, begins: np.ndarray) -> dict[str, Any]:
 
 
 def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int | None]:
-    """Convert values to JSON numbers, integers as they are and NaN to null.
+    """Convert a float array [n] to JSON numbers: whole ones to int, NaN to None (null).
 
-    digits: significant digits of the others; None keeps them exactly.
+    digits: significant digits of numbers that are not whole; None keeps them exactly.
     """
     found: list[float | int | None] = []
     for value in values.tolist():
@@ -79,9 +81,10 @@ def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int |
 
 
 def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """Return ascending indices of at most `points` + 2 values that preserve a curve's shape.
+    """Return ascending indices, int [m], of at most `points` + 2 values that keep a curve's shape.
 
-    They are the first, the last, and the minimum and maximum of each of `points // 2` ranges.
+    They are all indices of up to `points` values. Of more, they are the first, the last, and the
+    minimum and maximum of each of `points // 2` ranges.
 
     values: float [n], without NaN.
     """

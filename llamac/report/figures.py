@@ -34,7 +34,11 @@ FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, unit, its na
 
 
 def figures(runs: Sequence[Run]) -> Iterator[tuple[str, bytes]]:
-    """Yield (metric, PNG bytes) for each metric of `FIGURES` that a run has recorded."""
+    """Yield (metric, PNG file as bytes) for each metric of `FIGURES` that any run has recorded.
+
+    A figure shows the metric of all runs that have it, over tokens; that of the loss also has the
+    validation loss.
+    """
     tables = [(run.title, run.metrics.newest_rows[0], number) for number, run in enumerate(runs)]
     for name in FIGURES:
         known = [one for one in tables if len(_points(one[1], name)[0])]
@@ -120,7 +124,10 @@ def _curve(tokens: np.ndarray, values: np.ndarray) -> tuple[list[Point], list[Po
 
 
 def clip_line(line: Sequence[Point], high: float) -> list[list[Point]]:
-    """Return the parts of a line at or below `high`, cut where it crosses that value."""
+    """Return the parts of a line at or below `high`, cut where it crosses that value.
+
+    line: points (x, y) in order of x, at least one. A part that is a single point has it twice.
+    """
     parts: list[list[Point]] = []
     part: list[Point] = []
     for (x0, y0), (x1, y1) in pairwise([line[0], *line]):
@@ -166,7 +173,10 @@ def _pale(colour: str, share: float = 0.25) -> str:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`."""
+    """Return about `count` round numbers from `low` to `high`, for an axis.
+
+    They are the multiples of 1, 2, 2.5 or 5 times a power of ten; [`low`] if the range is empty.
+    """
     raw = (high - low) / count
     if not raw > 0:
         return [low]

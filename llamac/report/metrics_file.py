@@ -22,9 +22,9 @@ Columns = dict[str, np.ndarray]
 
 
 class MetricsFile:
-    """The rows of a metrics.jsonl, read incrementally by `refresh`.
+    """The rows of a metrics.jsonl, read incrementally by `refresh`; none before its first call.
 
-    damaged: numbers, from 1, of lines that are not a row with a step.
+    damaged: numbers, from 1, of lines that are not a row of numbers with a step; they are skipped.
     unfinished: whether the last line is incomplete and therefore skipped.
     """
 
@@ -43,7 +43,8 @@ class MetricsFile:
     def refresh(self) -> bool:
         """Read the lines added since the last call; return whether there are any.
 
-        A file that was replaced is read again. Raises OSError if it cannot be read.
+        A file that was replaced is read from its start, and True returned.
+        Raises OSError if the file cannot be read.
         """
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -64,7 +65,7 @@ class MetricsFile:
 
     @property
     def newest_rows(self) -> tuple[Columns, int]:
-        """Return (columns ordered by step, number of superseded rows).
+        """(Columns ordered by step without superseded rows, number of superseded rows).
 
         A row supersedes earlier rows with the same or a later step, which a resumed run leaves
         behind.

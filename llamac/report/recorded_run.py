@@ -25,13 +25,16 @@ class ReportError(Exception):
 
 
 class Run:
-    """The contents of a run directory, read incrementally by `refresh`.
+    """The contents of a run directory, read when this object is created and by `refresh`.
 
-    notes: messages about missing or damaged files.
-    spec_values: the resolved spec as parsed TOML.
+    Raises ReportError if `directory` is not a run directory.
+
+    name: name of the directory. metrics: rows of metrics.jsonl.
+    notes: messages about missing, damaged or superseded contents.
+    spec_values: the resolved spec as parsed TOML; empty if missing or damaged.
     spec: the validated spec, or None if it is missing or invalid.
-    plan, manifest: plan.json and MANIFEST.json; empty if missing.
-    events: lines of events.jsonl in order.
+    plan, manifest: plan.json and MANIFEST.json as JSON values; empty if missing or damaged.
+    events: valid lines of events.jsonl in order, each with `event` and `step`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,7 +48,10 @@ class Run:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read the files that changed since the last call; return whether any did."""
+        """Read the run again if it changed since the last call; return whether it did.
+
+        A change is one of metrics.jsonl, spec.toml, events.jsonl or the directory `checkpoints`.
+        """
         stamps = tuple(map(_stamp, (self.directory / name for name in (*MADE_OF, events.NAME))))
         if stamps == self._stamps:
             return False
@@ -69,14 +75,14 @@ class Run:
 
     @property
     def data(self) -> Path | None:
-        """The run's directory of prepared data, or None if unknown."""
+        """The run's directory of prepared data, which may not exist; None without a valid spec."""
         if self.spec is None:
             return None
         return Path(self.spec.data.directory or self.directory / "data")
 
     @property
     def start(self) -> dict[str, Any]:
-        """The newest start event; empty if there is none."""
+        """The last `start` event of events.jsonl; empty if there is none."""
         return next((e for e in reversed(self.events) if e["event"] == "start"), {})
 
     def _read_metrics(self) -> None:

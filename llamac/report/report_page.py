@@ -15,10 +15,10 @@ SCRIPTS = (ELEMENTS, *(HERE / name for name in ("chart.js", "details.js", "repor
 
 
 def report_page(data: Mapping[str, Any], version: str | None = None) -> str:
-    """Return the HTML page of a report.
+    """Return the HTML page of a report on runs.
 
     data: the result of `llamac.report.summary.report`.
-    version: version of the data, if a server will provide newer ones to the page.
+    version: version of the data, for a page that asks its server for newer ones; None for a file.
     """
     names = [run["title"] for run in data["runs"]]
     body = f'<div id="page"><noscript>{_without_script(data)}</noscript></div>'

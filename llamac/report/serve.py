@@ -17,14 +17,17 @@ HOST = "127.0.0.1"
 
 
 class LiveReport:
-    """The report of some runs, computed again when one of them changes. Thread-safe."""
+    """Report on runs, computed again by `latest` when one of them has changed. Thread-safe."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs, self._lock = runs, threading.Lock()
         self._number, self._data = 0, report(runs)
 
     def latest(self) -> tuple[str, dict]:
-        """Return the version of the data, and the data as JSON values."""
+        """Return (version, report on the runs as JSON values).
+
+        The version is a string that changes with the data and differs between servers.
+        """
         with self._lock:
             changed = [run.refresh() for run in self.runs]
             if any(changed):
@@ -35,7 +38,10 @@ class LiveReport:
 def server(runs: Sequence[Run], port: int) -> ThreadingHTTPServer:
     """Return an HTTP server for the report at 127.0.0.1, not yet serving.
 
-    port: 0 takes any free port.
+    `/` is the page, and `/data.json?since=VERSION` the data, with status 204 if that version is the
+    newest.
+
+    port: 0 takes any free port. Raises OSError if the port is taken.
     """
     live = LiveReport(runs)
 

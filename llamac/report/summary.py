@@ -25,7 +25,11 @@ QUESTIONS = "/questions"  # ends the name of how many there were
 
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the data of a report's page: all runs, and the differences of their specs."""
+    """Return the data of a report's page as JSON values.
+
+    Keys: `written` (Unix time in seconds), `runs` in the given order, and `differences` between
+    their specs.
+    """
     return {
         "written": round(time.time()),
         "runs": [_run(run) for run in runs],
@@ -274,7 +278,10 @@ def _samples(run: Run) -> list[dict[str, Any]]:
 def differences(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the keys whose values differ between specs, in the order of the first spec.
 
-    Each entry has the `key` and its `values` by spec, null in specs without it.
+    Each entry has the dotted `key` and its `values`, one text for each spec, None where a spec
+    lacks the key.
+
+    specs: specs as parsed TOML.
     """
     tables = [_flat(spec) for spec in specs]
     keys = dict.fromkeys(key for table in tables for key in table)

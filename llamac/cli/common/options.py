@@ -25,14 +25,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only")]
 
 
 def print_status(text: str) -> None:
-    """Print a progress message to stderr; stdout is for results."""
+    """Print a progress message to stderr, dimmed on a terminal; stdout is for results."""
     from llamac.runtime.terminal import quiet
 
     print(quiet(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def describe_heads(model: Model) -> str:
-    """Describe a model's heads: `8 heads of 32`, and the key-value heads if they are fewer."""
+    """Describe a model's attention heads: `8 heads of 32`, of head_dim 32.
+
+    ` sharing 2 of keys and values` follows if there are fewer key-value heads.
+    """
     text = f"{model.n_heads} heads of {model.head_dim}"
     if model.n_kv_heads != model.n_heads:
         text += f" sharing {model.n_kv_heads} of keys and values"
@@ -42,9 +45,10 @@ def describe_heads(model: Model) -> str:
 def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spec:
     """Load the spec named on the command line, and print its notes to stderr.
 
-    Raises SpecError, which `llamac.cli.main` prints.
+    Raises SpecError, which `llamac.cli.main` prints, if the spec is invalid.
 
-    files: whether the files that the spec names must exist.
+    spec: a file, or the name of a shipped spec. overrides: values of --set.
+    files: whether the files that the spec names must exist, except those of a shipped spec.
     """
     extra_rules = None
     if files:

@@ -42,6 +42,7 @@ def check_output(
     Call it before computing the content.
 
     inputs: files and globs that the command reads, such as `inputs_of` a spec.
+    overwrite: whether a file that llamac did not write may be replaced.
     option: the option that named the path, for the message.
     """
     if path.is_dir():
@@ -65,7 +66,11 @@ def write_output(
     overwrite: bool = False,
     option: str = "-o",
 ) -> None:
-    """Write content and llamac's marker to `path` atomically, after `check_output`."""
+    """Write content and llamac's marker to `path` atomically, after `check_output`.
+
+    A pipe or device is written to directly. Raises typer.BadParameter if the check or writing
+    fails. inputs, overwrite, option: as for `check_output`.
+    """
     from llamac.runtime import durable_files
 
     check_output(path, inputs, overwrite, option)
@@ -84,7 +89,7 @@ def write_output(
 def inputs_of(spec: Spec) -> list[str | Path]:
     """Return the paths and globs that a command may read for a spec.
 
-    They are its TOML files, tokenizers, data sources and device file.
+    They are its TOML files, tokenizers, data sources and device (a file or a built-in name).
     """
     found: list[str | Path] = list(spec.files)
     found += [path for source in spec.data.source for path in source.paths]

@@ -19,7 +19,11 @@ EVERY = 30.0  # seconds between lines without a terminal
 
 @contextmanager
 def progress_report() -> Iterator[Report]:
-    """Context manager that yields a progress callback for `llamac.data.executor.run`."""
+    """Context manager that yields a progress callback for `llamac.data.executor.run`.
+
+    It draws bars on a terminal; otherwise it prints a line for each step and at most one in
+    `EVERY` seconds within it. Both go to stderr.
+    """
     if supports_escapes(sys.stderr):
         with _bars() as report:
             yield report
@@ -71,9 +75,10 @@ def _lines() -> Report:
 
 
 def counting_line() -> Callable[[str, int, int], None]:
-    """Return a callback (label, number done, total) that shows progress; total 0 is unknown.
+    """Return a callback (label, number done, total) that shows progress on stderr.
 
-    An empty label clears the line.
+    Total 0 shows the label alone, and an empty label clears the line. Without a terminal, it prints
+    a line at most once in `EVERY` seconds.
     """
     moves, said, width = sys.stderr.isatty(), 0.0, 0
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def load_question_sets(tasks: str, data: list[str]) -> list[QuestionSet]:
-    """Load the questions of --tasks from --data. Raises typer.BadParameter and NoQuestionsError."""
+    """Load the questions of --tasks, a comma-separated list, from the places in --data.
+
+    Raises typer.BadParameter if a task or place is invalid, and NoQuestionsError if a task has no
+    valid question. The questions of task `heldout` are not in files: it is not allowed.
+    """
     names = task_names(tasks, ())
     return load_sets(names, *question_places(data, names))
 
@@ -26,7 +30,8 @@ def load_sets(
 ) -> list[QuestionSet]:
     """Load the questions of tasks, and print how many rows were skipped, with five examples.
 
-    directory: where to look for the tasks' files. files: files of single tasks, by task name.
+    names: keys of `TASKS`. directory: where to look for the tasks' files, or None. files: files of
+    single tasks, by task name. Raises NoQuestionsError if a task has no valid question.
     """
     from llamac.evaluate.question_files import load_questions
 
@@ -59,8 +64,10 @@ def task_names(tasks: str, extra: tuple[str, ...] = (HELDOUT,)) -> list[str]:
 
 
 def question_places(data: list[str], names: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Return the directory in --data, if any, and the files that it names for single tasks.
+    """Return (directory in --data or None, files that --data names for single tasks).
 
+    data: values of --data, each a directory, the last of which counts, or TASK=FILE.
+    names: names in --tasks.
     Raises typer.BadParameter for a directory that does not exist or a task not in `names`.
     """
     directory, files = None, {}

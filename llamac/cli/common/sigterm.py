@@ -12,7 +12,7 @@ from threading import current_thread, main_thread
 def sigterm_interrupts() -> Iterator[None]:
     """Context manager in which SIGTERM raises KeyboardInterrupt.
 
-    It does nothing if the process handles or ignores SIGTERM, or outside the main thread.
+    It does nothing if the process already handles or ignores SIGTERM, or outside the main thread.
     """
     if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

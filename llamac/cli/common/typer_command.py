@@ -35,7 +35,10 @@ EXAMPLES = {
 
 
 def command_of(verb: str) -> Any:
-    """Import a verb's module and return its click command."""
+    """Import the module of a verb and return its click command, with examples in its help.
+
+    verb: key of `llamac.cli.verbs.VERBS`.
+    """
     import typer
 
     module = f"{verb}_" if iskeyword(verb) else verb

@@ -17,7 +17,10 @@ _BOUNDS = {
 
 
 def usage_message(error: Any, verb: str) -> str:
-    """Return the message for a typer error, ending in a pointer to the command's help."""
+    """Return the message for an error in the command line, ending in a pointer to the help.
+
+    error: exception of typer or click. verb: the command, if the error does not know it.
+    """
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or f"llamac {verb}"
     commands: list[str] = list(getattr(getattr(context, "command", None), "commands", ()))

@@ -16,10 +16,13 @@ SLOW = "this CPU has no bf16 arithmetic and is slower in it than in fp32"
 
 
 def choose_dtype(spec: Spec, run: Path) -> tuple[Spec, str]:
-    """Return the spec with a dtype for this machine, and a note about it or "".
+    """Return (spec with `precision.compute` for this machine, note for the user or "").
 
-    Without `precision.compute`, a CPU without bf16 arithmetic computes in fp32. A run with
-    checkpoints keeps its dtype, on which its loss curve depends.
+    If the spec does not set it, it is bf16 on CUDA and on CPUs with bf16 arithmetic, else fp32; a
+    run with checkpoints keeps its dtype, on which its loss curve depends. If the spec sets it, the
+    spec is returned as it is, and the note warns of slow bf16.
+
+    run: run directory, which may not exist.
     """
     import torch
 
@@ -34,13 +37,13 @@ def choose_dtype(spec: Spec, run: Path) -> tuple[Spec, str]:
 
 
 def slow_on_this_cpu(spec: Spec) -> str:
-    """Return a warning if the spec sets bf16 for CPUs and this CPU computes it slowly, else ""."""
+    """Return a warning if the spec sets bf16 for a CPU and this one computes it slowly, else ""."""
     asked = spec.hardware.device == "cpu" and spec.precision.is_set("compute")
     return SLOW if asked and spec.precision.compute == "bf16" and not multiplies_in_bf16() else ""
 
 
 def multiplies_in_bf16() -> bool:
-    """Return whether this CPU has bf16 matmuls; false if that is unknown."""
+    """Return whether this CPU has bf16 matmuls; False where /proc/cpuinfo does not say so."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().splitlines()
     except OSError:

@@ -26,7 +26,10 @@ class MemoryShortageError(Exception):
 def require_memory(spec: Spec, program: Program) -> None:
     """Raise MemoryShortageError if the predicted peak of a run exceeds this machine's memory.
 
-    On a CPU all ranks share the machine's memory; on CUDA each has a GPU of its own.
+    On a CPU all ranks share the machine's memory; on CUDA each has a GPU of its own, as large as
+    GPU 0.
+
+    program: the Program compiled from the spec.
     """
     import torch
 
@@ -57,7 +60,7 @@ def require_memory(spec: Spec, program: Program) -> None:
 
 
 def machine_memory() -> int:
-    """Return the memory of this machine in bytes, or its container's limit if that is lower."""
+    """Return the memory of this machine in bytes, or the cgroup's limit if that is lower."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:

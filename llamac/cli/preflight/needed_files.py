@@ -16,8 +16,11 @@ from llamac.spec.validation.errors import Path, Problem
 def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:
     """Yield a problem for each file of a spec that is missing or unusable: a rule for `load_spec`.
 
-    These are missing paths, globs without matches or with unsupported files, and a `text_field`
-    that is not a column. Paths in shipped specs are checked by `missing_elsewhere` instead.
+    These are missing paths, globs without matches or with unsupported files, a `text_field` that is
+    not a column, and packages without which a source cannot be read. Paths in shipped specs are
+    checked by `missing_elsewhere` instead.
+
+    sections: the spec's valid sections by name. document: where each value was set.
     """
     for problem in _missing(sections):
         if not _is_shipped(problem, document):

@@ -15,8 +15,9 @@ DIGITS = 6  # beyond them, machines may differ in what they compute
 
 
 def plan_json(spec: Spec, program: Program) -> str:
-    """Return the text of plan.json, for the spec's device or else for this machine.
+    """Return the text of plan.json, predictions for the spec's device or else for this machine.
 
+    program: the Program compiled from the spec.
     Raises DeviceError if the spec names an unknown device.
     """
     from llamac.plan.predict import predict
@@ -27,7 +28,7 @@ def plan_json(spec: Spec, program: Program) -> str:
 
 
 def planned_device(spec: Spec) -> Device:
-    """Return the device that `llamac plan` assumes; an A100 if this machine's GPU is unknown.
+    """Return the spec's device or else this machine's; an A100 if this machine's GPU is unknown.
 
     Raises DeviceError if the spec names an unknown device.
     """
