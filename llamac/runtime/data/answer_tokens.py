@@ -63,15 +63,16 @@ PARSERS: dict[str, Callable[[Any], Conversation | Preference]] = {
     "supervised": parse_conversation,
     "preferences": parse_preference,
 }
-"""Source kind → function that parses a record."""
+"""Source kind → function that parses one of its records, or raises MalformedRecord."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
     """Chat template of a tokenizer, and the tokens that begin a text.
 
-    template: text of the Jinja template; None if there is none. bos: text of the BOS token. begin:
-    ids that every text begins with. origin: file that the template comes from, for messages.
+    template: text of the Jinja template; None if there is none. bos: text of the BOS token, ""
+    without one. begin: ids that precede a text that no template renders. origin: file or setting
+    that the template comes from, for messages.
     """
 
     template: str | None
@@ -89,8 +90,9 @@ def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSetting
     """Return the chat settings for a `[tokenizer]` table and the files beside its `path`.
 
     The template is the one that `chat_template` selects (a file, or Alpaca's), or else
-    chat_template.jinja or the entry of tokenizer_config.json beside the tokenizer. Raises
-    SourceError if a file cannot be read.
+    chat_template.jinja or the entry of tokenizer_config.json beside the tokenizer. model: the
+    loaded tokenizer, whose BOS and EOS count unless import.json has others. Raises SourceError if a
+    file cannot be read.
     """
     home = Path(tokenizer["path"]).expanduser().parent
     imported, config = _table(home / "import.json"), _table(home / "tokenizer_config.json")
@@ -146,9 +148,11 @@ class AnswerEncoder:
     """Encoder of conversations into tokens, of which only answers have a loss."""
 
     def __init__(self, model: Tokenizer, chat: ChatSettings, context: int) -> None:
-        """Compile the chat template. context: largest number of tokens of a conversation.
+        """Compile the chat template, if there is one.
 
-        Raises ChatTemplateError for an invalid template.
+        model: tokenizer. chat: its settings. context: largest number of tokens of a conversation.
+
+        Raises ChatTemplateError if the template is invalid.
         """
         self.model, self.chat, self.context = model, chat, context
         self.template = None
@@ -159,7 +163,7 @@ class AnswerEncoder:
                 raise ChatTemplateError(f"{chat.origin}: {error}") from error
 
     def written(self) -> dict[str, Any]:
-        """Return the chat settings for the manifest, with the id that ends an answer."""
+        """Return the chat settings for the manifest, and `end`: [id that ends an answer]."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ids = np.array([self.model.eos])
         if self.template is not None:
@@ -168,11 +172,12 @@ class AnswerEncoder:
         return self.chat.written() | {"end": ids[-1:].tolist()}
 
     def encode(self, record: Conversation | Preference) -> np.ndarray:
-        """Return a record's tokens, int32 [n]: id t where it has a loss, -2 - t elsewhere.
+        """Return a record's tokens, int32 [n]: t for an id with a loss, -2 - t for one without.
 
-        They end with the last answer. A preference's tokens are those of the chosen chat, PADDING,
-        and those of the rejected chat. Raises MalformedRecord if a conversation is longer than
-        `context` or the template rejects it, and SourceError for a chat without a template.
+        They end with the last answer. A preference's tokens are those of the chosen conversation,
+        PADDING, and those of the rejected one. Raises MalformedRecord if a conversation is longer
+        than `context`, if the template rejects it or leaves out its answers, or if the two of a
+        preference have equal tokens; SourceError for a chat if the tokenizer has no template.
         """
         if isinstance(record, Preference):
             chosen, rejected = self.encode(record.chosen), self.encode(record.rejected)
@@ -223,7 +228,11 @@ class Supervision:
 
     @property
     def encoder(self) -> AnswerEncoder:
-        """Return the encoder, cached per process. Raises TokenizerError or SourceError."""
+        """Return the encoder with these settings, cached per process.
+
+        Raises TokenizerError if the tokenizer cannot be loaded, SourceError if a file with chat
+        settings cannot be read, ChatTemplateError if the template is invalid.
+        """
         return _encoder(self)
 
 
@@ -236,7 +245,11 @@ def _encoder(supervision: Supervision) -> AnswerEncoder:
 
 @lru_cache(maxsize=4)
 def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
-    """Return the encoder for a loaded tokenizer, cached per process. Raises SourceError."""
+    """Return the encoder for a loaded tokenizer, cached per process.
+
+    supervision: its tokenizer's `path` only locates the files beside it, with the chat settings.
+    Raises SourceError if one of them cannot be read, ChatTemplateError if the template is invalid.
+    """
     chat = chat_settings(dict(supervision.tokenizer), model)
     return AnswerEncoder(model, chat, supervision.context)
 
@@ -246,7 +259,8 @@ def read_supervised(
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     """Yield (line or record number from 1, conversation as JSON, tokens) of a file's records.
 
-    tokens: from `AnswerEncoder.encode`. Malformed records are counted in `skipped`.
+    kind: source kind, a key of `PARSERS`. tokens: from `AnswerEncoder.encode`. Malformed records
+    are counted in `skipped`.
     """
     for number, record in read_conversations(path, skipped, PARSERS[kind]):
         try:
@@ -258,7 +272,11 @@ def read_supervised(
 def supervised_documents(
     source: dict[str, Any], encoder: AnswerEncoder, skipped: Skipped
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (conversation as JSON, tokens) of a source's records, until `max_bytes` of JSON."""
+    """Yield (conversation as JSON, tokens) of a source's records, in order of its sorted files.
+
+    Stops after the record that reaches the source's `max_bytes` of JSON. tokens: from
+    `AnswerEncoder.encode`. Malformed records are counted in `skipped`.
+    """
     limit, seen = source.get("max_bytes"), 0
     for path in file_list(source):
         for _, text, tokens in read_supervised(path, source["kind"], encoder, skipped):

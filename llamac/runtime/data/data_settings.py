@@ -14,13 +14,15 @@ from .sources.input_files import PYTHON, input_fingerprint, needs_cleaning
 from .vocabulary import given_tokenizer
 
 FORMAT = 1  # version of the directory's format: directories of other versions are refused
+# Names of files in prepared data, which no source may have.
 RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model", CHAT_TEMPLATE}
 
 
 def settings_of(job: PrepareJob) -> dict[str, Any]:
     """Return the settings that prepared data depends on: "section.key" of the spec → value.
 
-    Raises SourceError if a source's name or share is not allowed.
+    Values are as after a round trip through JSON. Raises SourceError if there is no source, or a
+    source's name or share is not allowed.
     """
     names = [source["name"] for source in job.sources]
     for name in names:
@@ -53,7 +55,11 @@ def settings_of(job: PrepareJob) -> dict[str, Any]:
 
 
 def source_settings(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the text of a `[[data.source]]` depends on: key → value."""
+    """Return the settings that a source's documents depend on: `data.source.NAME.KEY` → value.
+
+    source: `[[data.source]]` table. Its share is left out. Values are as after a round trip through
+    JSON.
+    """
     prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
     fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
     fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
@@ -76,9 +82,11 @@ def _plain(value: Any) -> Any:
 
 
 def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
-    """Return fingerprints of the files and the tokenizer that the settings refer to.
+    """Return fingerprints of the files that the settings refer to: "section.key" → fingerprint.
 
-    Raises InputError if files are missing, TokenizerError if the tokenizer cannot be loaded.
+    They cover the sources' files by name and size, and the contents of a given tokenizer with its
+    EOS and, for conversations, its chat template. Raises InputError if files are missing,
+    TokenizerError if the tokenizer cannot be used, SourceError if the template cannot be read.
     """
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": input_fingerprint(source)
@@ -93,7 +101,10 @@ def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
 
 
 def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return a line "  name: A before, B now" for each setting whose value differs."""
+    """Return a line "  name: A before, B now" for each setting whose value differs, by name.
+
+    then, now: setting → value, as from `settings_of`.
+    """
     return [
         f"  {name}: {then.get(name, 'not set')!r} before, {now.get(name, 'not set')!r} now"
         for name in sorted(then.keys() | now.keys())

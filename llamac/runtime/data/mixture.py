@@ -26,8 +26,8 @@ from ..kernels.padding import PADDING
 from .prepared import SPLITS, PreparedDataError, load_manifest
 from .token_streams import Stream, open_stream
 
-PERIOD = 10_000
-ROUNDS = 5
+PERIOD = 10_000  # sequences after which the sources' order repeats
+ROUNDS = 5  # of mixing in `permute`
 FEW_DOCUMENTS = 10  # with fewer documents, the validation split may be empty by chance
 
 
@@ -66,6 +66,12 @@ class Mixture:
     further ones are padding. Sources whose held-out documents do not fill one window are listed in
     `left_out`; the others keep their proportions.
 
+    Attributes:
+        names: names of the mixed sources.
+        windows: sequences per epoch of each of them, int64 [sources].
+        left_out: names of sources without a validation sequence.
+        batch_checksum: see `read_sequences`; 0 before its first call.
+
     Args:
         directory: prepared data.
         split: "train" or "validation".
@@ -80,7 +86,9 @@ class Mixture:
             document mask reads it.
 
     Raises:
-        PreparedDataError: the data is damaged, or a split has too few tokens for one sequence.
+        PreparedDataError: the data is damaged; a source's training split, or each source's
+            validation split, has too few tokens for one sequence; or a share is below 1/PERIOD.
+        ValueError: unknown split or packing.
     """
 
     def __init__(
@@ -136,7 +144,7 @@ class Mixture:
     def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (source, epoch, window) of sequences [start, start + count), int64 [count] each.
 
-        source: index into `names`.
+        source: index into `names`. window: number of the sequence in `streams[source]`.
         """
         index = np.arange(start, start + count, dtype=np.int64)
         begins = np.array([phase.begin for phase in self._phases])
@@ -171,20 +179,23 @@ class Mixture:
         return out
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `sequences(start, count)` of all starts, concatenated along dim 0.
+        """Return `sequences(start, count)` of all starts, int64 [n · count, sequence_length + 1].
 
-        Sets `batch_checksum` to the checksum of the first of them.
+        Sets `batch_checksum` to the CRC-32 of the first `CHECKSUM_TOKENS` tokens of the first row.
         """
         sequences = np.concatenate([self.sequences(start, count) for start in starts])
         self.batch_checksum = crc32(sequences[0, :CHECKSUM_TOKENS].tobytes())
         return sequences
 
     def epochs_at(self, index: int) -> dict[str, float]:
-        """Return source → number of epochs in the first `index` sequences."""
+        """Return source → number of its epochs, with fraction, in the first `index` sequences."""
         return dict(zip(self.names, (self._seen(index) / self.windows).tolist(), strict=True))
 
     def tokens_at(self, index: int) -> dict[str, float]:
-        """Return source → number of predicted tokens, without padding, in `index` sequences."""
+        """Return source → number of predicted tokens in the first `index` sequences.
+
+        Padding is left out, estimated by a packed source's mean.
+        """
         fill = np.array([stream.fill for stream in self.streams]) * self.sequence_length
         return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
 

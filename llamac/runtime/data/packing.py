@@ -40,7 +40,7 @@ def pack(
     """Write the packing of each source and split for this sequence length, unless it exists.
 
     Damaged files are written again. manifest: that of `directory`. progress: called with (activity,
-    bytes done).
+    0) as each begins.
     """
     root = Path(directory)
     missing = [
@@ -81,7 +81,10 @@ def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, in
 def packed_paths(
     root: Path, source: dict[str, Any], split: str, sequence_length: int
 ) -> tuple[Path, Path]:
-    """Return the paths of a split's (pieces, sequences) files."""
+    """Return the paths of the (pieces, sequences) files that pack one split of a source.
+
+    root: directory of the prepared data. source: its part of the manifest.
+    """
     hashes = "".join(shard["sha256"] for shard in source[split]["shards"])
     shards = hashlib.sha256(hashes.encode()).hexdigest()[:12]
     stem = root / source["name"] / f"{split}.packed-{sequence_length}-{shards}"
@@ -93,7 +96,7 @@ def document_lengths(
 ) -> Iterator[np.ndarray]:
     """Yield the documents' lengths in tokens, end token included, in order; int64 [n] at a time.
 
-    shards: the manifest's entries of one split of a source.
+    root: directory of the prepared data. shards: the manifest's entries of one split of a source.
     """
     end, start, last = document_end(manifest), 0, 0
     for shard in shards:
@@ -108,9 +111,11 @@ def document_lengths(
 def pack_documents(
     lengths: Iterable[np.ndarray], sequence_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield blocks of rows of the two files, (pieces, sequences), both int64 [n, 2].
+    """Pack documents; yield blocks of rows of the two files, (pieces, sequences), int64 [n, 2].
 
-    lengths: lengths of the documents in order, as from `document_lengths`.
+    The columns are described above, in the module's docstring. `BLOCK` documents are packed
+    together; the last block has only the totals. lengths: lengths of the documents in order, as
+    from `document_lengths`.
     """
     start, done, labels, room = 0, 0, 0, sequence_length + 1
     for block in _blocks(lengths):
@@ -156,7 +161,9 @@ def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
-    """Return the bin of each item, int64 [items]. sizes: int64 [items], each at most `room`.
+    """Return the bin of each item, numbered from 0, int64 [items].
+
+    sizes: size of each item, int64 [items], from 1 to `room`. room: capacity of a bin.
 
     Best-fit decreasing: the largest item first, each into the fullest bin with room for it. Items
     of one size, and bins with equal room, are handled together, so the time depends on the number

@@ -18,7 +18,8 @@ from .mixture import Mixture
 class Pairs:
     """Mixture of the preference pairs in a directory of prepared data.
 
-    split: "train" or "validation". sequence_length: predicted tokens of one conversation.
+    split: "train" or "validation". sequence_length: predicted tokens of one conversation. seed:
+    seed of the order of training pairs. padding_input: id that replaces padding in a model's input.
     """
 
     padding_input = 0
@@ -36,11 +37,14 @@ class Pairs:
 
     @property
     def batch_checksum(self) -> int:
-        """Return the checksum of the last batch read, see `Mixture.read_sequences`."""
+        """Return the checksum of the last batch read, as `Mixture.read_sequences` defines it."""
         return self.mixture.batch_checksum
 
     def __len__(self) -> int:
-        """Return the number of rows in the validation split."""
+        """Return the number of rows in the validation split, two per pair; TypeError for training.
+
+        The split ends before its first source would run out of pairs.
+        """
         return 2 * len(self.mixture)
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
@@ -52,9 +56,10 @@ class Pairs:
         return pairs.reshape(-1, self.sequence_length + 1)
 
     def answers(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return the index among the split's 2 · pairs answers of each row that these starts read.
+        """Return the number of the answer in each row of `read_sequences(starts, count)`.
 
-        int64 [n · count]; -1 for rows beyond the end of the validation split.
+        int64 [n · count]. Pair i of the split has the answers 2i, chosen, and 2i + 1, rejected; -1
+        stands for rows beyond the end of the validation split.
         """
         ranges = [self._pairs(start // 2, count // 2) for start in starts]
         pairs = np.concatenate(ranges)[:, None]
@@ -74,7 +79,7 @@ class Pairs:
 
 
 class OrderedPairs:
-    """Pairs in order of their numbers, each once, followed by rows of padding."""
+    """Pairs of a split in order of their numbers, each once, followed by rows of padding."""
 
     padding_input = 0
 
@@ -82,7 +87,10 @@ class OrderedPairs:
         self.pairs = pairs
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `count` rows from each start, int64 [n · count, sequence_length + 1]."""
+        """Return `count` rows from each start, int64 [n · count, sequence_length + 1].
+
+        Starts and `count` are even.
+        """
         length = self.pairs.sequence_length + 1
         numbers = [pair for start in starts for pair in range(start // 2, (start + count) // 2)]
         out = np.full((len(numbers), 2 * length), PADDING, dtype=np.int64)

@@ -28,9 +28,10 @@ class PrepareJob:
     root: directory of the prepared data.
     sources: `[[data.source]]` tables. tokenizer: `[tokenizer]` table.
     vocab_size: the model's vocabulary. validation: fraction of documents held out.
-    shard_tokens: tokens per shard. seed: of the validation split and of the tokenizer's sample.
+    shard_tokens: tokens per shard.
+    seed: seed of the validation split and of the tokenizer's sample.
     progress: called with (activity, bytes of text done).
-    context: largest number of tokens of a conversation, for supervised data.
+    context: largest number of tokens of a conversation; None unless the data is supervised.
     """
 
     root: Path
@@ -51,19 +52,20 @@ class PrepareJob:
 
     @property
     def supervised(self) -> bool:
-        """Return whether any source is supervised, so that some tokens have no loss."""
+        """Return whether any source holds conversations, so that some tokens have no loss."""
         return any(source["kind"] in CONVERSATIONS for source in self.sources)
 
     @property
     def dtype(self) -> np.dtype:
-        """Return the dtype of the shards: int32 for supervised data, else uint16 or uint32."""
+        """Return the dtype of the shards: int32 if `supervised`, else uint16 or uint32."""
         return np.dtype("<i4") if self.supervised else token_dtype(self.vocab_size)
 
     def stored(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the stored form of a document. tokens: ids with the end token, int32 [n].
+        """Return the stored form of a document, int32 [n] or, if `supervised`, [n + 1].
 
         If any source is supervised, PADDING is appended to every document, and its first token has
-        no loss, as it would be predicted from padding.
+        no loss, as it would be predicted from padding. tokens: ids with EOS, or a conversation's
+        tokens from `AnswerEncoder.encode`, int32 [n].
         """
         if not self.supervised:
             return tokens

@@ -96,7 +96,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
 def read_manifest(root: Path) -> dict[str, Any]:
     """Return manifest.json, checked against its own hash only; shards are not checked.
 
-    Raises PreparedDataError if it is missing or damaged.
+    Raises PreparedDataError if it is missing, unreadable or damaged.
     """
     path = root / "manifest.json"
     try:
@@ -119,9 +119,10 @@ def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify_prepared(directory: str | Path) -> dict[str, Any]:
-    """Return the manifest after comparing all shards and the tokenizer with their hashes.
+    """Return the manifest after comparing the shards and the tokenizer with their hashes.
 
-    Raises PreparedDataError if a file is missing or damaged.
+    Files unchanged since an earlier check are not read again, see `verify_once`. Raises
+    PreparedDataError if a file is missing or damaged.
     """
     manifest = load_manifest(directory)
     verify_once(directory, manifest, lambda stage, done: None)
@@ -131,10 +132,11 @@ def verify_prepared(directory: str | Path) -> dict[str, Any]:
 def verify_once(
     directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
 ) -> None:
-    """Compare files with their hashes, except those unchanged since .verified.json listed them.
+    """Compare prepared files with their hashes in the manifest, unless verified before.
 
-    Updates .verified.json, see `durable_files.check_once`. progress: called with (activity, bytes
-    done). Raises PreparedDataError if a file is missing or damaged.
+    Skips files unchanged since .verified.json listed them. Updates .verified.json, see
+    `durable_files.check_once`. progress: called with (activity, bytes done). Raises
+    PreparedDataError if a file is missing or damaged.
     """
     root = Path(directory)
     try:
@@ -234,8 +236,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class ShardWriter:
     """Writer of one split of one source: a stream of tokens in shards of `shard_tokens` each.
 
-    path: path of the shards, without "-00000.bin". documents, bytes: number of documents added, and
-    their text's bytes. shards: manifest entries of the finished shards.
+    path: path of the shards, without "-00000.bin". dtype: dtype of the stored tokens. documents,
+    bytes: number of documents added, and their text's bytes. shards: manifest entries of the
+    finished shards.
     """
 
     path: Path
@@ -248,7 +251,10 @@ class ShardWriter:
     _tokens: int = 0
 
     def add(self, tokens: np.ndarray, text_bytes: int) -> None:
-        """Append a document. tokens: ids with EOS, int [n]. text_bytes: size of its text."""
+        """Append a document.
+
+        tokens: from `PrepareJob.stored`, integers [n]. text_bytes: size of its text in UTF-8.
+        """
         self.documents += 1
         self.bytes += text_bytes
         while len(tokens):

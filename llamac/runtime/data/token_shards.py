@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]
 
-BATCH_BYTES = 1 << 21  # text tokenised together
+BATCH_BYTES = 1 << 21  # about as much text is tokenised together
 NO_TEXT = ("empty", "empty file")  # reasons that concern files and records without text
 SHOWN = 5  # number of skipped conversations that are reported; the manifest lists more
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class PreparedDataMismatch(PreparedDataError):
 
 
 def token_counts(manifest: dict[str, Any]) -> str:
-    """Return one line with the number of training tokens of each source."""
+    """Return one line with each source's training tokens and, if supervised, tokens of answers."""
     counts = []
     for source in manifest["sources"]:
         train = source["train"]
@@ -148,8 +148,9 @@ def _require_same(directory: Path, manifest: dict[str, Any]) -> None:
 def reuse(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
     """Verify a finished directory against the settings and its files; return its manifest.
 
-    Reports text that the tokenizer does not restore. Raises PreparedDataMismatch or
-    PreparedDataError.
+    settings: from `settings_of`. Reports text that the tokenizer does not restore. Raises
+    PreparedDataMismatch if settings or inputs have changed, PreparedDataError if a file is missing
+    or damaged.
     """
     manifest = _verify(job, settings)
     report_lost(manifest["tokenizer"].get("lost", ()), job.progress)
@@ -187,9 +188,10 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
 
 
 def report_skipped(root: Path, part: dict[str, Any], progress: Progress) -> None:
-    """Report what was skipped of a source, except files and records without text.
+    """Report to `progress` what was skipped of a source, except files and records without text.
 
-    part: the source's part of the manifest.
+    Lists up to `SHOWN` skipped conversations. root: directory of the prepared data. part: the
+    source's part of the manifest.
     """
     counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
@@ -300,7 +302,11 @@ def _encoded(
 
 
 def answer_encoder(job: PrepareJob, model: Tokenizer) -> AnswerEncoder:
-    """Return the encoder for a job's supervised data. Raises SourceError or ChatTemplateError."""
+    """Return the encoder of conversations for a supervised job, cached per process.
+
+    model: the job's tokenizer. Raises SourceError if a file with chat settings cannot be read,
+    ChatTemplateError if the template is invalid.
+    """
     assert job.context is not None, "supervised data is prepared for a length of sequences"
     return encoder_of(model, Supervision(tuple(job.tokenizer.items()), job.context))
 
@@ -318,7 +324,10 @@ def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T
 
 
 def count_loss_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Count the occurrences of each id among stored tokens that have a loss: int64 [vocab_size]."""
+    """Return how often each id occurs among stored tokens with a loss, int64 [vocab_size].
+
+    tokens: from `PrepareJob.stored`; negative ones have no loss.
+    """
     return np.bincount(tokens[tokens >= 0], minlength=vocab_size)
 
 

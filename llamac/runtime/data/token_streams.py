@@ -19,8 +19,8 @@ from .prepared import PreparedDataError
 class Tokens:
     """The tokens of one split of a source as a stream; shards are mapped into memory on first use.
 
-    starts: index in the stream of each shard's first token, then the stream's length. mapped: shard
-    number → its tokens, filled on use.
+    name: the source's name. dtype: dtype of the shards. starts: index in the stream of each shard's
+    first token, then the stream's length. mapped: shard number → its tokens, filled on use.
     """
 
     name: str
@@ -61,7 +61,8 @@ class Tokens:
 class Stream(Protocol):
     """Sequences of one split of a source.
 
-    windows: number of sequences per epoch. fill: fraction of the labels that are not padding.
+    name: the source's name. windows: number of sequences per epoch. fill: fraction of the labels
+    that are not padding.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Stream(Protocol):
 
 
 class ConcatenatedStream:
-    """Windows of the token stream, each of which shares one token with the next.
+    """Windows of sequence_length + 1 consecutive tokens, each sharing one token with the next.
 
     ring: whether each epoch begins where the previous one ended, as in training. Tokens that do not
     fill a window then come first in the next epoch, so all tokens are seen equally often.
@@ -88,7 +89,10 @@ class ConcatenatedStream:
         self.windows = (len(tokens) - (not ring)) // sequence_length if enough else 0
 
     def start(self, epoch: int, window: int) -> int:
-        """Return the index in the stream of a window's first token."""
+        """Return the index in the token stream of a window's first token.
+
+        epoch, window: numbers from 0.
+        """
         start = window * self.length
         return (epoch * self.windows * self.length + start) % len(self.tokens) if epoch else start
 
@@ -101,9 +105,10 @@ class ConcatenatedStream:
 
 
 class PackedStream:
-    """Sequences of whole documents followed by padding, from the files of `packing`.
+    """Sequences of whole documents followed by padding, from the files that `packing.pack` writes.
 
-    Raises PreparedDataError if these files are missing or damaged.
+    root: directory of the prepared data. source: its part of the manifest. length: predicted tokens
+    per sequence. Raises PreparedDataError if the files are missing or truncated.
     """
 
     def __init__(self, root: Path, source: dict[str, Any], split: str, tokens: Tokens, length: int):
@@ -139,7 +144,10 @@ class PairedStream:
     fill = 1.0
 
     def __init__(self, tokens: Tokens, ends: np.ndarray) -> None:
-        """Open the pairs. ends: end of each document in the stream, int64 [2 · windows]."""
+        """Open the pairs.
+
+        ends: index in the stream after each document's end token, int64 [2 · windows].
+        """
         self.name, self.tokens, self.windows = tokens.name, tokens, len(ends) // 2
         self.bounds = np.concatenate([np.zeros(1, np.int64), ends])
 
@@ -158,7 +166,10 @@ def _rows(path: Path) -> np.ndarray:
 
 
 def open_tokens(root: Path, manifest: dict[str, Any], source: dict[str, Any], split: str) -> Tokens:
-    """Open the tokens of one split of a source. source: its part of the manifest."""
+    """Open the tokens of one split of a source without reading them.
+
+    root: directory of the prepared data, which has `manifest`. source: its part of the manifest.
+    """
     shards = source[split]["shards"]
     starts = [0, *accumulate(shard["tokens"] for shard in shards)]
     paths = [root / shard["file"] for shard in shards]
@@ -173,9 +184,11 @@ def open_stream(
     sequence_length: int,
     packing: str,
 ) -> Stream:
-    """Open the sequences of one split of a source. source: its part of the manifest.
+    """Open the sequences of one split of a source.
 
-    packing: "concatenate", "best_fit" or "pairs". Raises PreparedDataError if files are damaged.
+    root: directory of the prepared data. source: its part of the manifest. packing: "concatenate",
+    "best_fit" or "pairs"; ValueError for others. Raises PreparedDataError if the files of a
+    best-fit packing are missing or truncated.
     """
     tokens = open_tokens(root, manifest, source, split)
     if packing == "best_fit":

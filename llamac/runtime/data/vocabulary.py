@@ -58,7 +58,7 @@ def load_or_make_tokenizer(
     """Return the tokenizer that the directory has for `key`, or else make one and write it there.
 
     The new one is that of `tokenizer.path`, or the result of `train`. key: fingerprint of the
-    settings and inputs.
+    settings and inputs. Raises TokenizerError if a file cannot be used or does not fit the spec.
     """
     path = job.root / "tokenizer.model"
     if has_saved_tokenizer(job, key):
@@ -70,7 +70,10 @@ def load_or_make_tokenizer(
 
 
 def has_saved_tokenizer(job: PrepareJob, key: str) -> bool:
-    """Return whether the directory has an undamaged tokenizer for `key`."""
+    """Return whether the job's directory has an undamaged tokenizer that was made for `key`.
+
+    key: fingerprint of settings and inputs, as for `load_or_make_tokenizer`.
+    """
     noted = read_note_or_empty(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_undamaged(path, noted["file_sha256"])
@@ -107,7 +110,7 @@ def _training_texts(job: PrepareJob, source: dict[str, Any]) -> Iterator[str]:
 def report_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
     """Report the kinds of text that decoding does not restore exactly, if there are any.
 
-    lost: `Tokenizer.lost`.
+    lost: from `Tokenizer.lost`. progress: called with (message, 0).
     """
     if lost:
         progress(f"the tokenizer does not restore text exactly: {', '.join(lost)}", 0)
@@ -116,7 +119,8 @@ def report_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> No
 class UnknownCounter:
     """Counter of a source's unknown tokens, which limits them to `UNKNOWN_SHARE`.
 
-    With more, a model would mostly learn to predict the unknown piece.
+    With more, a model would mostly learn to predict the unknown piece. unknown, tokens: numbers of
+    unknown and of all tokens counted so far.
     """
 
     def __init__(self, source: str, model: Tokenizer, counted: Sequence[int] = (0, 0)) -> None:
@@ -124,14 +128,17 @@ class UnknownCounter:
         self.source, self.model, (self.unknown, self.tokens) = source, model, counted
 
     def add(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
-        """Count a batch of texts with their ids; call `check` once there are enough tokens."""
+        """Count a batch of texts; from `FIRST_CHECK_TOKENS` tokens on, also call `check`.
+
+        encoded: ids of each text, int32 [n].
+        """
         self.unknown += self.model.unknown(texts, encoded)
         self.tokens += sum(map(len, encoded))
         if self.tokens >= FIRST_CHECK_TOKENS:
             self.check()
 
     def check(self) -> None:
-        """Raise TokenizerError if too many of the tokens counted so far are unknown."""
+        """Raise TokenizerError if more than `UNKNOWN_SHARE` of the tokens so far are unknown."""
         tokens = max(self.tokens, self.unknown)
         if self.unknown > UNKNOWN_SHARE * tokens:
             raise TokenizerError(

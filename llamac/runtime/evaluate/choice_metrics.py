@@ -22,7 +22,10 @@ def per_unit(log_probabilities: Sequence[float], lengths: Sequence[int]) -> list
 
 
 def log_ratios(log_probabilities: Sequence[float], without: Sequence[float]) -> list[float]:
-    """Return log P(answer | question) - log P(answer | another context) of each answer, in nats."""
+    """Return log P(answer | question) - log P(answer | another context) of each answer, in nats.
+
+    log_probabilities: given the question. without: given the other context.
+    """
     return [value - other for value, other in zip(log_probabilities, without, strict=True)]
 
 
@@ -35,8 +38,8 @@ def question_metrics(
     """Return metric → 1.0 if its rule chooses the right answer to a question, else 0.0.
 
     gold: index of the right answer. log_probabilities: log P(answer | question) of each answer, in
-    nats. characters: length of each answer. without: log P(answer | "Answer:") of each answer, for
-    the metric `acc_answer`; None leaves that metric out.
+    nats. characters: length of each answer, for the metric `acc_norm`. without: log P(answer |
+    "Answer:") of each answer, in nats, for `acc_answer`; None leaves that metric out.
     """
     scores = {"acc": log_probabilities, "acc_norm": per_unit(log_probabilities, characters)}
     if without is not None:

@@ -28,7 +28,7 @@ from .choice_metrics import question_metrics
 
 
 class QuestionEncoder(Protocol):
-    """Interface of a tokenizer that encodes questions. eos: its id, or -1."""
+    """Interface of a tokenizer that encodes questions. eos: id of EOS; -1 without one."""
 
     eos: int
 
@@ -36,7 +36,7 @@ class QuestionEncoder(Protocol):
 
 
 class DataRanks(Protocol):
-    """Interface of the device mesh as `Questions` uses it, see `Mesh`."""
+    """Interface of the part of `Mesh` that `Questions` uses."""
 
     @property
     def device(self) -> torch.device: ...
@@ -56,8 +56,9 @@ class DataRanks(Protocol):
 class EncodedQuestion:
     """A tokenised question.
 
-    answers: ids of (context, continuation) of each choice, and, if `compared`, then of each choice
-    after the other context. characters: length of each choice. gold: index of the right choice.
+    answers: ids of (context, continuation) of each choice and, if `compared`, again of each choice
+    after a context without the question, for `acc_answer`. characters: length of each choice,
+    without leading spaces. gold: index of the right choice.
     """
 
     task: str
@@ -72,7 +73,8 @@ def read_questions(
 ) -> list[EncodedQuestion]:
     """Read the first `count` questions of each task, in turn: one of each task, and so on.
 
-    Raises RunError if the file cannot be read or lacks questions of a task.
+    tasks: names of tasks. Raises RunError if the file cannot be read, a line is not a valid
+    question, or a task has none.
     """
     by_task: dict[str, list[EncodedQuestion]] = {task: [] for task in tasks}
     try:
@@ -147,8 +149,9 @@ class Questions:
         """Score the answers and return the fields of a row of metrics. All ranks call this.
 
         The fields are eval/TASK/METRIC, its standard error eval/TASK/METRIC_stderr, and
-        eval/TASK/questions, the number of questions whose answers are all scored. score: maps this
-        rank's tokens and labels, both int64 [rows, positions], to the sum of losses.
+        eval/TASK/questions, the number of questions whose answers are all scored; tasks without
+        such a question are left out. score: maps this rank's tokens and labels, both int64 [rows,
+        positions], to the sum of losses in nats.
         """
         deadline, ranks = time.monotonic() + self.seconds, mesh.data_ranks
         values, done = torch.zeros(len(self.pairs), device=mesh.device), 0

@@ -36,7 +36,8 @@ class EmittedProgram:
         data: `data.directory` of the spec; None for the run's own.
         model: class of the model.
         packed: name of a packed parameter → its canonical pieces.
-        inference: class Inference, called as `inference(model, rows, positions)`.
+        inference: class Inference, called as `inference(model, rows, positions)`, the size of its
+            key-value caches.
         pack: packs the model's linear weights in place for a CPU's matmul.
         compile: compiles the decoding step for a device.
         device: "auto", "cpu" or "cuda".
@@ -64,7 +65,7 @@ class EmittedProgram:
 
 
 def main(program: EmittedProgram) -> int:
-    """Run generate.py; return 0, 1 (error), 2 (invalid request) or 130 (interrupted)."""
+    """Run generate.py; return its exit code: 0, 1 (error), 2 (invalid request), 130 (Ctrl-C)."""
     args = _parser(program).parse_args()
     try:
         generate(program, args)
@@ -132,7 +133,8 @@ def settings(
 ) -> Sampling:
     """Return the sampling settings: those of the command line, else `authors`, else the spec.
 
-    authors: generation settings of an imported model. Raises BadRequest for values out of range.
+    authors: generation settings of an imported model, as `ModelDirectory.generation`; do_sample
+    False means temperature 0. Raises BadRequest if a value is out of range.
     """
     names = [field.name for field in fields(Sampling)]
     usual = {key: program.sample[key] for key in ("temperature", "top_p")}
@@ -156,7 +158,8 @@ def settings(
 def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     """Load the model, continue all prompts, one batch at a time, and print the results.
 
-    Raises BadRequest for an invalid request, RunError if the model cannot be loaded.
+    Progress and speed are printed to stderr. args: parsed command line of generate.py. Raises
+    BadRequest if an argument is invalid, RunError if the model cannot be loaded.
     """
     prompts = read_prompts(args)
     count = program.sample["max_new_tokens"] if args.count is None else args.count
@@ -212,7 +215,8 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
 def read_prompts(args: argparse.Namespace) -> list[str]:
     """Return the prompts of --prompt, then those of --prompts, in order.
 
-    Raises BadRequest if there are none or they cannot be read.
+    args: parsed command line of generate.py. Raises BadRequest if there are none or they cannot be
+    read, or for --system without --chat.
     """
     prompts = [load_run.read_prompt(text) for text in args.prompt or []]
     if args.prompts is not None:
@@ -327,9 +331,11 @@ def generate_sample(
 ) -> str:
     """Return `prompt` with its continuation, a sample during training.
 
-    inference: class Inference. start: ids to continue instead of the prompt's, such as those of a
-    rendered chat; the result is then "prompt → continuation". ends: ids, besides EOS, each of which
-    ends the continuation. Sampling uses its own random generator, so it does not affect training.
+    inference: class Inference of the emitted directory. context: largest number of positions;
+    beyond it, only the last ones are read. start: ids to continue instead of the prompt's, such as
+    those of a rendered chat; the result is then "prompt → continuation". ends: ids, besides EOS,
+    each of which ends the continuation. Sampling uses its own random generator, so it does not
+    affect training.
     """
     begin = [*start] or [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(
@@ -351,7 +357,8 @@ def generate_sample(
 def chat_sample(directory: Path, tokenizer: Any, prompt: str) -> dict[str, Any]:
     """Return the arguments `start` and `ends` of `generate_sample` for a supervised model.
 
-    directory: prepared data, whose chat template and begin tokens are used. Returns {} for an empty
+    The prompt becomes a user's message, or plain text if there is no chat template. directory:
+    prepared data with the template and the tokens that begin and end texts. Returns {} for an empty
     prompt. Raises RunError if the template cannot be used.
     """
     chat, file = load_run.read_chat_settings(directory), directory / CHAT_TEMPLATE

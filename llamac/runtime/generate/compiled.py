@@ -17,7 +17,11 @@ Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K
 def compile_step(
     step: Callable[..., Tensor], device: torch.device, pack: Callable[[Any], None]
 ) -> Callable[..., Tensor]:
-    """Return `decode_step` compiled, once for each model and number of rows, for any caches.
+    """Return a decoding step compiled once for each model and number of rows, for any caches.
+
+    step: emitted function (model, caches, slots, *by_row) → logits. slots: int64 [F], the cache's
+    positions that attention reads. by_row: tensors [B, 1, ...]. pack: lays out a model's weights in
+    place for llamac's CPU kernel.
 
     On a CPU, the first batch decides how a model's weights are read. For several rows `pack` lays
     them out if llamac's own kernel multiplies them. Otherwise Inductor takes them for constants and

@@ -27,21 +27,26 @@ class Steps(Protocol):
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
         """Compute prompts from position 0 and fill the caches; return logits [B, V] at `last`.
 
-        tokens: int64 [B, S], padded on the right. last: position of each row's last token, [B].
+        tokens: int64 [B, S], padded on the right. last: position of each row's last token, int64
+        [B].
         """
         ...
 
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
         """Compute one token per row, append it to the caches, and return logits [B, V].
 
-        tokens, positions: int64 [B]. filled: number of positions of the caches to read.
+        tokens, positions: each row's newest token and its position, int64 [B]. filled: number of
+        positions of the caches to read, above every one of `positions`.
         """
         ...
 
 
 @dataclass
 class GenerationSpeed:
-    """Numbers of prompt tokens and of generated tokens, and the seconds that each took in total."""
+    """Numbers of prompt tokens and of decoded tokens, and the seconds that each took in total.
+
+    Each row's first new token comes from its prompt, so it is not among `tokens`.
+    """
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
@@ -58,14 +63,15 @@ class GenerationSpeed:
 
 
 def round_up(positions: int) -> int:
-    """Return a number of positions, rounded up to a multiple of `STEP`."""
+    """Round a number of positions up to a multiple of `STEP`."""
     return -(-positions // STEP) * STEP
 
 
 class Generation:
     """Generation of one batch of rows; iterating yields each step's new (row, token) pairs.
 
-    A row ends after `count` tokens, after one of `ends`, or when `stop` is called.
+    A row ends after `count` tokens, after one of `ends`, or when `stop` is called. tokens: ids of
+    each row so far, with its prompt. ends: ids each of which ends a row.
     """
 
     def __init__(
@@ -86,8 +92,9 @@ class Generation:
 
         make: called as make(rows, positions) to create an Inference. prompts: ids of each row's
         prompt, of which the last `context` are used; ValueError if one is empty. count: largest
-        number of new tokens per row. seed, first_row: row i uses random stream first_row + i. ends:
-        ids each of which ends a row. speed: counters to add to.
+        number of new tokens per row. context: largest number of positions. first_row: number of the
+        first row; `seed` and a row's number determine its random draws. ends: ids each of which
+        ends a row. speed: counters to add to.
         """
         if not all(prompts):
             raise ValueError("every prompt needs at least one token, such as BOS")
@@ -104,7 +111,7 @@ class Generation:
         self.present: Tensor | None = None
 
     def stop(self, row: int) -> None:
-        """Stop generating a row."""
+        """Stop generating a row, numbered from 0 in the batch."""
         self.left[row] = 0
 
     @torch.no_grad()

@@ -13,11 +13,11 @@ from torch import Tensor
 class Sampling:
     """Sampling settings, applied in the order penalty, temperature, top_k, top_p, min_p.
 
-    temperature: 0 takes the most likely token. top_k: number of most likely tokens to sample from;
-    0 for all. top_p: total probability of the smallest set of most likely tokens to sample from
-    (Holtzman et al. 2020, section 3.1). min_p: smallest probability to sample, as a fraction of the
-    largest one. repetition_penalty: divides the logits of tokens already in the row, or multiplies
-    negative ones (Keskar et al. 2019).
+    temperature: divides the logits; 0 takes the most likely token. top_k: number of most likely
+    tokens to sample from; 0 for all. top_p: total probability of the smallest set of most likely
+    tokens to sample from (Holtzman et al. 2020, section 3.1). min_p: smallest probability to
+    sample, as a fraction of the largest one. repetition_penalty: divides the logits of tokens
+    already in the row, or multiplies negative ones (Keskar et al. 2019).
     """
 
     temperature: float = 1.0
@@ -33,7 +33,10 @@ class Sampling:
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
-    """Return the random generator of a row, on the CPU; row 0 uses the seed itself."""
+    """Return the random generator of a row, on the CPU; row 0 uses the seed itself.
+
+    row: number of the prompt among those of all batches, so that it does not depend on batching.
+    """
     if row:
         digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1
@@ -43,10 +46,10 @@ def row_generator(seed: int, row: int) -> torch.Generator:
 def choose(
     scores: Tensor, how: Sampling, uniforms: Tensor, present: Tensor | None = None
 ) -> Tensor:
-    """Return a token for each row, int64 [B].
+    """Sample a token for each row from its logits; return their ids, int64 [B].
 
-    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw per row. present: bool [B, V], the
-    tokens in each row so far; needed for a repetition penalty.
+    scores: logits [B, V]. how: settings. uniforms: float64 [B] in [0, 1), one draw per row.
+    present: bool [B, V], the tokens in each row so far; None for no repetition penalty.
     """
     scores = scores.float()
     if present is not None:

@@ -19,13 +19,17 @@ class Decoder:
     A character may consist of several tokens and decodes to U+FFFD before the last one, so such an
     end is held back, as is an end that may begin a stop string. New tokens are decoded after those
     of the last final text: LLaMA's tokenizer drops the leading space of a text's first token, and
-    tokenizers' ByteFallback decodes a run of byte tokens only as a whole.
+    tokenizers' ByteFallback decodes a run of byte tokens only as a whole. stopped: the stop string
+    that ended the text, or "".
     """
 
     def __init__(
         self, tokenizer: SpeaksTokens, prompt: Sequence[int], stops: Sequence[str] = ()
     ) -> None:
-        """Start after a prompt. prompt: its ids. stops: strings each of which ends the text."""
+        """Start after a prompt.
+
+        prompt: its ids. stops: strings each of which ends the text; empty ones are ignored.
+        """
         self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
         self.final, self.final_text = [*prompt], tokenizer.decode(prompt)
         self.new: list[int] = []
@@ -46,7 +50,10 @@ class Decoder:
         return self._certain(text)
 
     def finish(self) -> str:
-        """Return the remaining text at the end of generation."""
+        """Return the text held back so far, at the end of generation, without a stop string.
+
+        Sets `stopped` if the stop string is found only now.
+        """
         text = self._certain(self._decoded())
         if not self.stopped:
             text, self.waiting = text + self.waiting, ""

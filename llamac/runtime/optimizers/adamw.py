@@ -12,9 +12,9 @@ from torch import Tensor
 class AdamW(torch.optim.AdamW):
     """torch's fused AdamW with two scalars on the device, which its kernels support for GradScaler.
 
-    grad_scale: divides the gradients inside the kernel, which clips them without another pass over
-    memory. found_inf: 1.0 skips the step, changing neither parameters, moments nor step counts,
-    without synchronising with the host.
+    grad_scale: float32 scalar that divides the gradients inside the kernel, which clips them
+    without another pass over memory; None for 1. found_inf: float32 scalar; 1.0 skips the step,
+    changing neither parameters, moments nor step counts, without synchronising with the host.
     """
 
     STATES = ("exp_avg", "exp_avg_sq")  # float32, shaped as the parameter; see spec/optimizer.py

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 class Lion(Optimizer):
     """Lion with decoupled weight decay, and one moment per parameter.
 
-    grad_scale, found_inf: as in `AdamW`. Its updates are larger than AdamW's, so the paper uses a
-    learning rate 3 to 10 times smaller, and a weight decay larger by the same factor.
+    grad_scale, found_inf: scalars as in `AdamW`. betas: weights of the old moment in the update,
+    and in the new moment. Updates are larger than AdamW's, so the paper uses a learning rate 3 to
+    10 times smaller, and a weight decay larger by the same factor.
     """
 
     STATES = ("exp_avg",)  # float32, shaped as the parameter; see spec/optimizer.py
@@ -27,7 +28,10 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all parameters with gradients in place, without synchronising with the device."""
+        """Update all parameters that have gradients in place, without waiting for the device.
+
+        closure: unused.
+        """
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

@@ -11,8 +11,9 @@ class Algorithm(Protocol):
     """Interface of a torch optimizer that `MixedPrecisionOptimizer` can use.
 
     STATES: names of its float32 states of the parameter's shape. grad_scale: scalar by which `step`
-    divides gradients. found_inf: scalar; if it is 1.0, `step` changes neither parameters, states
-    nor step counts.
+    divides gradients; None for 1. found_inf: scalar; if it is 1.0, `step` changes neither
+    parameters, states nor step counts. state: master → its states by name, and `step`, the number
+    of its updates as a float32 scalar. param_groups: torch's, with `lr` and `weight_decay`.
     """
 
     STATES: ClassVar[tuple[str, ...]]

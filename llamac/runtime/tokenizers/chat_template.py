@@ -31,7 +31,7 @@ class ChatTemplateError(RunError, ValueError):
 
 
 class RenderedChat(NamedTuple):
-    """Tokens of a chat. ids: int32 [n]. answers: mask of the tokens of answers, bool [n]."""
+    """Tokens of a chat. ids: int32 [n]. answers: whether each belongs to an answer, bool [n]."""
 
     ids: np.ndarray
     answers: np.ndarray
@@ -44,9 +44,10 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str, bos: str = "") -> None:
-        """Compile the template. bos: text of the BOS token, which the template may refer to.
+        """Compile the template.
 
-        Raises ChatTemplateError if the template is invalid.
+        template: its text. bos: text of the BOS token, which the template may refer to; "" for
+        none. Raises ChatTemplateError if the template is invalid or jinja2 is not installed.
         """
         self.tokenizer, self.bos = tokenizer, bos
         self.eos = tokenizer.piece(tokenizer.eos) if tokenizer.eos >= 0 else ""
@@ -59,9 +60,10 @@ class ChatTemplate:
         self._template = _compiled(template)
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Return the ids of a chat up to the beginning of the next answer.
+        """Return the ids of a chat up to the beginning of the assistant's next answer.
 
-        Raises ChatTemplateError if the template rejects the chat.
+        messages: {"role", "content"} of each. Raises ChatTemplateError if the template rejects the
+        chat.
         """
         signs = _Signs(messages)
         text = self._render(self._quoted(messages, signs), signs, add_generation_prompt=True)
@@ -71,9 +73,10 @@ class ChatTemplate:
     def render(self, messages: Messages) -> RenderedChat:
         """Return the tokens of a complete chat with the mask of its answers.
 
-        Assistant messages with `weight` 0 are not marked as answers. Raises ChatTemplateError if
-        the template rejects the chat, or if, without generation blocks, it changes earlier messages
-        when later ones follow.
+        messages: {"role", "content"} of each; assistant messages with `weight` 0 are not marked as
+        answers. Raises ChatTemplateError if the template rejects the chat; if, without generation
+        blocks, it changes earlier messages when later ones follow; or if a weight is 0 and the
+        number of its generation blocks is not that of the answers.
         """
         signs = _Signs(messages)
         quoted = self._quoted(messages, signs)
@@ -92,7 +95,7 @@ class ChatTemplate:
         return self._encoded(text, blocks, signs)
 
     def ends_answer(self, token: int) -> bool:
-        """Return whether a token is special, so that it may end an answer."""
+        """Return whether the token with this id is special, so that it may end an answer."""
         return token in self._special.values()
 
     def _appended(self, text: str, messages: Messages, number: int, signs: _Signs) -> _Span:

@@ -13,7 +13,8 @@ def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Token
     """Load a tokenizer file: SentencePiece, tokenizer.json, or Llama 3's tiktoken file.
 
     eos: id or text of the piece that ends documents; None for the one in the file or in the
-    tokenizer_config.json beside it. Raises TokenizerError, which names the file.
+    tokenizer_config.json beside it, or with a usual name. Raises TokenizerError, which names the
+    file, if it cannot be read or used, or does not have that piece.
     """
     try:
         file = read_tokenizer(Path(path))

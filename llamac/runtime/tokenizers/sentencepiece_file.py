@@ -27,7 +27,7 @@ def check_complete(model: bytes) -> None:
 
 
 def with_eos(model: bytes, token: int, piece: str) -> bytes:
-    """Return a copy of the model whose EOS is the piece with id `token` and text `piece`.
+    """Return a copy of a SentencePiece model whose EOS has the id `token` and the text `piece`.
 
     It becomes a control piece, to which no text is encoded and which decodes to nothing.
     """
@@ -43,7 +43,7 @@ def with_eos(model: bytes, token: int, piece: str) -> bytes:
 
 
 def with_bos(model: bytes, piece: str) -> bytes:
-    """Return a copy of the model whose BOS is `piece`, the text of one of its control pieces."""
+    """Return a copy of a SentencePiece model whose BOS is the control piece with text `piece`."""
     return model + _field(TRAINER, _field(BOS_PIECE, piece.encode()))
 
 

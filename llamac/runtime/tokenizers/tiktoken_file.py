@@ -13,13 +13,15 @@ import re
 from typing import Any
 
 RANKS = 128_000  # number of ranks of Llama 3 to 3.3
+# Regular expression that splits text into words before BPE.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Names of special tokens by their number after the ranks; the others are reserved.
 NAMED = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id"}
 NAMED |= {9: "eot_id"}
-SPECIAL = 256
+SPECIAL = 256  # number of special tokens
 _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 
@@ -73,7 +75,10 @@ def to_tokenizer_json(model: bytes) -> bytes:
 
 
 def special_token(token: int, content: str) -> dict[str, Any]:
-    """Return an entry of tokenizer.json's `added_tokens`. token: its id. content: its text."""
+    """Return an entry of tokenizer.json's `added_tokens` for a special token.
+
+    token: its id. content: its text.
+    """
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token, "content": content, **flags, "special": True}
 

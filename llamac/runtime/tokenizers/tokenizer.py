@@ -26,7 +26,7 @@ from .tokenizer_file import PROBES
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
 SEGMENT = 1 << 16  # characters that SentencePiece encodes at a time, to bound memory
-SAMPLE_BLOCK = 1 << 14  # bytes per sampled block of text
+SAMPLE_BLOCK = 1 << 14  # largest number of characters in a sampled block of text
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
 SMALLEST_VOCABULARY = 320  # smallest vocabulary of a trained tokenizer: bytes and some characters
 LARGEST_VOCABULARY = 1 << 24  # as for model.vocab_size
@@ -129,9 +129,10 @@ class Tokenizer:
 
     @cached_property
     def lost(self) -> list[str]:
-        """Return the names of the `PROBES` that decoding does not restore exactly.
+        """Return the kinds of text that decoding does not restore exactly.
 
-        Empty unless the tokenizer normalises text or has no pieces for some of it.
+        They are keys of `PROBES`, and "texts of special tokens". Empty unless the tokenizer
+        normalises text or has no pieces for some of it.
         """
         probes = PROBES | {"texts of special tokens": " a ".join(["", *self.control, ""])}
         encoded = zip(probes.items(), self.encode_batch([*probes.values()]), strict=True)
@@ -139,11 +140,14 @@ class Tokenizer:
 
     @property
     def lossless(self) -> bool:
-        """Return whether decoding restores all `PROBES` exactly."""
+        """Return whether decoding restores every kind of text exactly, so that `lost` is empty."""
         return not self.lost
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """Count the unknown pieces in texts. encoded: ids of each text, int32 [n]."""
+        """Return the number of unknown pieces in texts; 0 if the model has no unknown piece.
+
+        encoded: ids of each text, int32 [n].
+        """
         return sum(int((ids == self.unk).sum()) for ids in encoded) if self.unk >= 0 else 0
 
     def encode(self, text: str) -> np.ndarray:
@@ -151,7 +155,10 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """Return the ids of each text, int32 [n]; `threads` affects the speed only."""
+        """Return the ids of each text, int32 [n], without BOS or EOS.
+
+        threads: number of threads, which affects the speed only.
+        """
         split = [list(self._segments(text)) for text in texts]
         strings = [
             segment if i == 0 else self._lead + segment
@@ -182,7 +189,10 @@ class Tokenizer:
         return self._pieces.id_to_piece(token)
 
     def score(self, token: int) -> float:
-        """Return a piece's score: log-probability (unigram), or larger for earlier merges (BPE)."""
+        """Return a piece's score: log-probability (unigram), or larger for earlier merges (BPE).
+
+        token: id of the piece.
+        """
         return self._pieces.get_score(token)
 
     def _segments(self, text: str) -> Iterator[str | None]:
@@ -260,7 +270,10 @@ def _vocabulary_error(message: str, vocab_size: int) -> str:
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the non-blank lines of texts, split at U+2581 and into pieces below 4192 bytes."""
+    """Yield the non-blank lines of texts for `train_tokenizer`, in order.
+
+    Lines are also split at U+2581 and into parts of at most `LINE_BYTES` of UTF-8.
+    """
     for text in texts:
         for line in text.split("\n"):
             for run in line.split(SPACE_MARK):
@@ -282,7 +295,8 @@ def _cut(line: str) -> Iterator[str]:
 def sample_lines(texts: Iterable[str], budget: int, key: str) -> list[str]:
     """Return a random sample of the texts' blocks of lines, at least `budget` bytes, in order.
 
-    Returns all blocks if they are smaller. Deterministic: each block gets a pseudo-random rank from
+    A block has at most `SAMPLE_BLOCK` characters. Returns all blocks if they are smaller than
+    `budget`. key: seed of the sample. Deterministic: each block gets a pseudo-random rank from
     `key` and its number, and those of lowest rank are sampled. Memory is bounded by the budget.
     """
     heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first

@@ -40,6 +40,7 @@ PROBES = {
 }
 """Kind of text → example; some tokenizers do not restore it exactly."""
 
+# Byte order marks, by which a tokenizer.json may begin.
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 TRY_JSON = """
@@ -77,7 +78,7 @@ class TokenizerFile:
     """Contents of a tokenizer file.
 
     model: a tokenizer.json if `is_json`, else a SentencePiece model. usual_eos: text of the EOS
-    piece according to the tokenizer_config.json beside it, or None.
+    piece according to the tokenizer_config.json beside the file, or None.
     """
 
     model: bytes

@@ -81,7 +81,7 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def pieces_sha256(self) -> str:
-        """Return the sha256 of everything that affects encoding."""
+        """Return the sha256 of the whole tokenizer.json except its id of EOS, as sorted JSON."""
         text = json.dumps(self._described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,10 +121,10 @@ class JsonTokenizer(Tokenizer):
         return tokenizer
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """Count the unknown tokens of texts.
+        """Return the number of unknown tokens in texts. encoded: ids of each text, int32 [n].
 
-        A model without an unknown piece drops unknown text; then the characters that give no token
-        are counted.
+        A model without an unknown piece drops unknown text; unless it is lossless, the characters
+        other than spaces that give no token are then counted.
         """
         if self.unk >= 0 or self.lossless:
             return super().unknown(texts, encoded)
@@ -141,7 +141,7 @@ class JsonTokenizer(Tokenizer):
         return self._whole.decode(known, skip_special_tokens=True)
 
     def score(self, token: int) -> float:
-        """Return 0, as the format has merges instead of scores."""
+        """Return 0 for every token, as BPE in this format has merges instead of scores."""
         return 0.0
 
     def piece(self, token: int) -> str:

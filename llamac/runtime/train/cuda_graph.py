@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .master_weights import MixedPrecisionOptimizer
 
 WARM_UP = 3
-"""Micro-batches before a capture: the first one compiles, the next may still choose algorithms."""
+"""Calls without a graph before its capture: the first compiles, the next may choose algorithms."""
 
 
 class Recorder(Protocol):
@@ -38,12 +38,12 @@ class Recorder(Protocol):
 
 
 class CudaStream:
-    """The stream of warm-up and captures, and the memory pool that the graphs share.
+    """Recorder on a GPU: the stream of warm-up and captures, and the graphs' shared memory pool.
 
-    Both use one stream, because autograd remembers the stream on which it first saw a parameter,
-    and a capture must not wait for another one. Captures check errors of their own thread only,
-    since another thread may be writing a checkpoint. Graphs are replayed one at a time, so they can
-    share memory for activations.
+    Warm-up and captures use one stream, because autograd remembers the stream on which it first saw
+    a parameter, and a capture must not wait for another one. Captures check errors of their own
+    thread only, since another thread may be writing a checkpoint. Graphs are replayed one at a
+    time, so they can share memory for activations.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -67,10 +67,10 @@ class CudaStream:
 
 @dataclass
 class CapturedGraph:
-    """A graph, before or after its capture.
+    """A CUDA graph of a micro-batch, before or after its capture.
 
-    warm: number of warm-up calls so far. replay: function that replays it; None before its capture.
-    loss: scalar that a replay overwrites.
+    warm: number of warm-up calls so far. replay: function that replays the graph; None before its
+    capture. loss: scalar that a replay overwrites; None before the capture.
     """
 
     warm: int = 0
@@ -95,9 +95,10 @@ class CudaGraph:
         mesh: Mesh,
         recorder: Recorder | None = None,
     ) -> None:
-        """Prepare without capturing. recorder: used on a CPU; on CUDA it is a `CudaStream`.
+        """Prepare without capturing.
 
-        If there is a recorder, the optimizer zeroes gradients instead of freeing them.
+        recorder: stand-in for `CudaStream` on a CPU, where None means no graph; unused on CUDA.
+        With either, `optimizer` is set to zero gradients instead of freeing them.
         """
         self.model, self.optimizer, self.mesh = model, optimizer, mesh
         self._recorder = CudaStream(mesh.device) if mesh.device.type == "cuda" else recorder
@@ -115,10 +116,10 @@ class CudaGraph:
         return any(graph.replay for graph in self._graphs.values())
 
     def __call__(self, *inputs: Tensor, last: bool = True) -> Tensor:
-        """Run a micro-batch; return its loss, a scalar that the next call may overwrite.
+        """Run forward and backward; return the loss, a scalar that the next call may overwrite.
 
         inputs: tokens and labels, int64 [micro_batch, S]. last: whether it is the step's last
-        micro-batch, which must be equal on all ranks.
+        micro-batch, after which replicas reduce gradients; equal on all ranks.
         """
         reduces = last and self.mesh.replicas is not None
         graph = self._graphs[reduces]
@@ -162,8 +163,8 @@ class CudaGraph:
 def accumulate(graph: CudaGraph, tokens: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
     """Accumulate the gradients of a step's micro-batches; return the sum of their losses.
 
-    tokens, labels: this rank's sequences, int64 [n, S]. micro_batch: sequences per forward and
-    backward pass. The loss is a float32 scalar on their device.
+    tokens, labels: this rank's sequences of the step, int64 [n, S]. micro_batch: sequences per
+    forward and backward pass. The sum is a float32 scalar on their device.
     """
     total = torch.zeros((), device=tokens.device)
     parts = list(zip(tokens.split(micro_batch), labels.split(micro_batch), strict=True))

@@ -14,7 +14,7 @@ class GarbageCollection:
     """
 
     def __init__(self, every: int = 100) -> None:
-        """Collect every `every` steps, which must be equal on all ranks."""
+        """Store the interval. every: number of steps between collections, equal on all ranks."""
         self.every = every
 
     def __enter__(self) -> GarbageCollection:
@@ -28,6 +28,6 @@ class GarbageCollection:
         gc.unfreeze()
 
     def after_step(self, step: int) -> None:
-        """Collect if `step` is a multiple of `every`."""
+        """Collect garbage if `step` is a multiple of `every`."""
         if step % self.every == 0:
             gc.collect()

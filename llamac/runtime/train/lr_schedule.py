@@ -11,27 +11,33 @@ import math
 
 
 def cosine(progress: float, decay: float) -> float:
-    """Return a half cosine from 1 to 0 (SGDR, Loshchilov & Hutter 2017, eq. 5; LLaMA, §2.3)."""
+    """Return a half cosine, from 1 at progress 0 to 0 at 1, as in LLaMA (section 2.3).
+
+    SGDR, Loshchilov & Hutter 2017, equation 5. decay: unused.
+    """
     return (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 def linear(progress: float, decay: float) -> float:
-    """Return a linear decay from 1 to 0."""
+    """Return a linear decay, from 1 at progress 0 to 0 at 1. decay: unused."""
     return 1.0 - progress
 
 
 def constant(progress: float, decay: float) -> float:
-    """Return 1: no decay, so `min_ratio` has no effect."""
+    """Return 1: the rate stays at its peak, so `min_ratio` has no effect. Arguments are unused."""
     return 1.0
 
 
 def wsd(progress: float, decay: float) -> float:
-    """Return warmup-stable-decay (Hu et al. 2024): 1, then linear to 0 in the last `decay`."""
+    """Return the warmup-stable-decay schedule (Hu et al. 2024): 1, then linear to 0 at the end.
+
+    progress: from 0 after the warm-up to 1. decay: length of the linear part, above 0, at most 1.
+    """
     return min(1.0, (1.0 - progress) / decay)
 
 
 SHAPES = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": wsd}
-"""`schedule.kind` of a spec → shape."""
+"""`schedule.kind` of a spec → function (progress, decay) that gives the schedule's shape."""
 
 
 def learning_rate(
@@ -46,10 +52,10 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of update `step`, counted from 0.
 
-    Warm-up is linear and reaches `peak` at the `warmup_steps`-th update; the decay then ends at
-    `peak * min_ratio` exactly at update number `total_steps`, and later updates keep that rate.
-    kind: key of SHAPES, else ValueError. decay: fraction of the updates after the warm-up in which
-    "wsd" decays.
+    Warm-up is linear and reaches `peak` at the `warmup_steps`-th update; the decay, unless `kind`
+    is "constant", then ends at `peak * min_ratio` exactly at the `total_steps`-th update, and later
+    updates keep that rate. kind: key of SHAPES, else ValueError. decay: fraction of the updates
+    after the warm-up in which "wsd" decays; unused by others.
     """
     if kind not in SHAPES:
         raise ValueError(f"unknown schedule {kind!r}; known: {', '.join(SHAPES)}")

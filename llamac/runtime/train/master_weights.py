@@ -19,7 +19,7 @@ from ..optimizers.update_rule import Algorithm
 
 
 class Outcome(NamedTuple):
-    """Result of a step: mean loss (nats), gradient norm before clipping, whether it was skipped."""
+    """Result of a step: mean loss (nats), norm of its gradient before clipping, whether skipped."""
 
     loss: float
     grad_norm: float
@@ -35,8 +35,10 @@ class MixedPrecisionOptimizer:
     its master and frees it, so at most a few bf16 gradients are alive at a time. A step whose loss
     or gradient norm is not finite changes nothing.
 
-    algorithm: update rule, constructed with parameter groups and `hyperparameters`. weight_decay:
-    applied to parameters of two or more dimensions. clip_norm: largest norm of the mean gradient.
+    parameters: (name, parameter) of each. algorithm: class of the update rule, constructed with
+    parameter groups and `hyperparameters`. weight_decay: applied to parameters of two or more
+    dimensions. clip_norm: largest norm of the mean gradient. masters: name → fp32 master.
+    keeps_gradients: whether `step` zeroes gradients instead of freeing them.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class MixedPrecisionOptimizer:
     def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         """Clip by the global norm, update, and zero gradients, without device synchronisation.
 
-        loss: scalar, summed over this rank's targets of the step. targets: scalar, their number.
+        lr: learning rate. loss: scalar, summed over this rank's targets of the step. targets:
+        scalar, their number.
         Returns float32 [3] on the device, for `read`: mean loss, norm of its gradient before
         clipping, and 1.0 if the step was skipped because either is not finite, else 0.0. A skipped
         step changes neither parameters nor states.
@@ -96,22 +99,23 @@ class MixedPrecisionOptimizer:
         return torch.stack([loss.float(), norm, skipped])
 
     def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (loss, targets, L2 norm of the gradients), scalars on the device, for one rank.
+        """Return (loss, targets, L2 norm of the masters' gradients), scalars summed over all ranks.
 
-        `ShardedOptimizer` overrides this for several ranks; keep the two definitions equal.
+        This is the definition for one rank, with loss and targets unchanged. `ShardedOptimizer`
+        overrides it for several; keep the two definitions equal.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         return loss, targets, torch.nn.utils.get_total_norm(gradients)
 
     @staticmethod
     def read(outcome: Tensor) -> Outcome:
-        """Return the result of `step` on the host; waits for the device."""
+        """Return on the host what `step` returned as `outcome`; waits for the device."""
         loss, norm, skipped = outcome.tolist()
         return Outcome(loss, norm, bool(skipped))
 
     @torch.no_grad()
     def round_to_model(self) -> None:
-        """Round the masters to the model's weights in place, in few kernels on CUDA."""
+        """Write the masters, rounded, to the model's weights in place, in few kernels on CUDA."""
         if self.shadowed:
             weights: list[Tensor] = [self.parameters[name] for name in self.shadowed]
             masters = [self.masters[name] for name in self.shadowed]
@@ -125,7 +129,7 @@ class MixedPrecisionOptimizer:
     def after_load(self, updates: int) -> None:
         """Set step counts and round weights, after masters and states were loaded in place.
 
-        updates: number of updates applied so far.
+        updates: number of updates applied so far, without skipped steps.
         """
         for state in self.algorithm.state.values():
             state["step"].fill_(updates)

@@ -36,8 +36,8 @@ class Metrics:
     file has one row per step. Errors of writing are reported once and never end the run; rows that
     cannot be written are retried.
 
-    run_info: facts of the start, from `Speed.run_info`. times: seconds of the start, printed and
-    recorded with the first row.
+    run: run directory. run_info: facts of the start, from `Speed.run_info`. times: seconds of the
+    start, printed and recorded with the first row; None to leave them out.
     """
 
     def __init__(
@@ -48,7 +48,10 @@ class Metrics:
         times: StartTimes | None = None,
         **tracker_settings: Any,
     ) -> None:
-        """Open the files. tracker_settings: arguments of `open_trackers`."""
+        """Open the files, drop later rows, and record the start.
+
+        tracker_settings: further arguments of `open_trackers`.
+        """
         self._times = times
         self._compiles = (run_info or {}).get("compute", "").startswith("torch.compile")
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
@@ -64,7 +67,10 @@ class Metrics:
         self._trackers = open_trackers(run, resumed, run_info, **tracker_settings)
 
     def write(self, row: Row) -> None:
-        """Append a row, with null for values that are not finite, and send it to the trackers."""
+        """Append a row, with null for values that are not finite, and send it to the trackers.
+
+        row: needs an integer `step`. The first call also ends and prints the times of the start.
+        """
         self._step = row["step"]
         if self._times is not None:
             self._times.end("compiling and first step" if self._compiles else "first step")
@@ -80,7 +86,10 @@ class Metrics:
             tracker.write(finite)
 
     def sample(self, text: str) -> str:
-        """Record a generated sample in events.jsonl; return a line to print."""
+        """Record a sample in events.jsonl for the last row's step; return it as a line to print.
+
+        text: generated text with its prompt.
+        """
         events.record(self.run, "sample", self._step, text=text)
         return f"sample after step {self._step:,}: {text}"
 
@@ -137,8 +146,9 @@ class Speed:
     """Speed figures of a step: tokens per second, MFU, peak memory.
 
     tokens: tokens per step over all ranks. peak: FLOP/s of all devices, the denominator of MFU; a
-    faster step raises it, as it was measured too low. directory: emitted directory, whose plan.json
-    has the prediction, if any. Peak memory is counted from the creation of this object.
+    faster step raises it, as it was measured too low. device: this rank's. directory: emitted
+    directory, whose plan.json has the prediction, if any. plan: that prediction or None. Peak
+    memory is this device's, counted from the creation of this object.
     """
 
     tokens: int
@@ -152,9 +162,10 @@ class Speed:
         forget_peak_memory(self.device)
 
     def header(self, step: int, checkpoint: Path | None) -> str:
-        """Return lines about the convention of MFU, the prediction if any, and the first step.
+        """Return lines to print at the start: MFU's definition, the prediction if any, the step.
 
-        step: last step before the start. checkpoint: the one that the run resumes from, or None.
+        step: step after which the run starts. checkpoint: the one that the run resumes from, or
+        None.
         """
         mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
         plan = [] if self.plan is None else [str(self.plan)]
@@ -182,7 +193,7 @@ class Speed:
     def row(self, seconds: float) -> Row:
         """Return the speed and memory fields of the row of a step that took `seconds`.
 
-        May raise `peak`.
+        With the prediction's, if there is one. Raises `peak` if the step was faster.
         """
         rate = self.tokens / seconds
         flops = rate * self.flops_per_token
@@ -220,7 +231,11 @@ class Display:
     """
 
     def __init__(self, start: int, stop: int, every: int) -> None:
-        """Prepare the display. start, stop: steps. every: number of steps per line."""
+        """Prepare the display.
+
+        start: step after which the run starts. stop: its last step. every: number of steps per
+        line, where there is no live line.
+        """
         self.stop = stop
         self.every = every
         self._steps = 0
@@ -255,7 +270,7 @@ class Display:
             log(text)
 
     def step(self, row: Row) -> None:
-        """Display a step. row: its row of metrics."""
+        """Display a step, and warn once if steps deviate from the plan. row: its row of metrics."""
         self._steps += 1
         if self._steps > 1:  # the first step compiles
             self._recent.append(row["step_seconds"])
@@ -277,7 +292,10 @@ class Display:
 
 
 def stage_printer(log: Callable[[str], None]) -> Callable[[str, int], None]:
-    """Return a progress callback (stage, amount done) that prints each stage once, as it begins."""
+    """Return a progress callback (stage, amount done) that prints each stage once, as it begins.
+
+    log: function that prints a line.
+    """
     printed: list[str] = []
 
     def progress(stage: str, _: int) -> None:
@@ -293,8 +311,8 @@ def step_line(
 ) -> str:
     """Format the row of a step in at most `width` columns, omitting the least important values.
 
-    stop: last step of the run. remaining_seconds: estimated time to the end; None if not known yet.
-    width: None for no limit.
+    The most important one is always kept. row: row of metrics. stop: last step of the run.
+    remaining_seconds: estimated time to the end; None if not known yet. width: None for no limit.
     """
     parts = [  # (importance, the lowest being 0; text)
         (9, f"step {row['step']:,}/{stop:,}"),
@@ -326,7 +344,7 @@ def _line(parts: list[tuple[int, str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as "1:06:40", or with days as "2d 1:06:40"."""
+    """Format seconds, rounded, as hours:minutes:seconds "1:06:40", or with days "2d 1:06:40"."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

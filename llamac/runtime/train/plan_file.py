@@ -20,8 +20,8 @@ MAX_DEVIATION = 0.15  # relative deviation above which it is reported
 class PlannedStep:
     """Predicted time and memory of one step.
 
-    device: name of the predicted device. peak_memory_bytes: peak of a GPU's allocator or, on a CPU,
-    of the whole process.
+    device: name of the device that was planned for. step_seconds: seconds of a step.
+    peak_memory_bytes: peak of a GPU's allocator or, on a CPU, of the whole process.
     """
 
     device: str
@@ -29,7 +29,7 @@ class PlannedStep:
     peak_memory_bytes: float
 
     def row(self) -> dict[str, float]:
-        """Return the prediction's fields in a row of metrics."""
+        """Return the prediction as fields of a row of metrics, in seconds and bytes."""
         return {
             "predicted_step_seconds": self.step_seconds,
             "predicted_peak_memory_bytes": self.peak_memory_bytes,
@@ -45,8 +45,9 @@ class PlannedStep:
 def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
     """Read the prediction in an emitted directory's plan.json.
 
-    Returns None if there is none, if it is for another kind of device, or if the file is damaged,
-    which is reported but never an error.
+    device: device of the run. Returns None if there is none, if it is for another kind of device or
+    for a CPU that was not measured, or if the file is damaged, which is reported but never an
+    error.
     """
     path = directory / "plan.json"
     if not path.is_file():
@@ -69,8 +70,8 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
 def deviation(row: dict[str, Any]) -> str:
     """Return a message on how a step's time and memory deviate from the prediction, or "".
 
-    row: row of metrics that includes the prediction. Deviations of up to `MAX_DEVIATION` are left
-    out.
+    row: row of metrics with the fields of `PlannedStep.row`. Deviations of up to `MAX_DEVIATION`
+    are left out.
     """
     seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
     measured, predicted_bytes = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]

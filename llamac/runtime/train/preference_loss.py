@@ -28,6 +28,7 @@ from ..kernels.padding import PADDING
 
 EVERY = 30.0  # seconds between messages while the reference is computed
 FILE, NOTE = "reference.npy", "reference.json"
+# Names of the values that are averaged over pairs; accuracy: reward of chosen above rejected.
 MEANS = ("loss", "reward_chosen", "reward_rejected", "reward_accuracy")
 
 
@@ -53,8 +54,10 @@ def preference(
     """Return a batch's loss and rewards, and the gradient of the loss.
 
     log_probabilities, reference: log-probability of each sequence under the model and under the
-    reference, [2n]. labels: int64 [2n, S]; pairs that are only padding do not count. Returns (sums
-    over pairs of the values in `MEANS` [4], d_log_probabilities [2n]).
+    reference, [2n]; rows 2i and 2i + 1 are the chosen and rejected sequence of pair i. labels:
+    int64 [2n, S]; pairs that are only padding do not count. beta: scale of rewards.
+    label_smoothing: assumed fraction of pairs with swapped labels. Returns (sums over pairs of the
+    values in `MEANS` [4], gradient of the summed loss for log_probabilities [2n]).
     """
     rewards = beta * (log_probabilities - reference)
     chosen, rejected = rewards.unflatten(0, (-1, 2)).unbind(1)  # [n]
@@ -81,9 +84,10 @@ class Preferences:
     ) -> None:
         """Store the arguments.
 
-        scores: split → log-probability of each answer under the reference, float32 [2 · pairs] on
-        the CPU. reduce_each: whether gradients are reduced after each micro-batch instead of after
-        the last one.
+        model: maps tokens and labels to the log-probability of each sequence. scores: split →
+        log-probability of each answer under the reference, float32 [2 · pairs] on the CPU. beta,
+        label_smoothing: as in `preference`. reduce_each: whether gradients are reduced after each
+        micro-batch instead of after the last one.
         """
         self.model, self.mesh, self.scores = model, mesh, scores
         self.options = {"beta": beta, "label_smoothing": label_smoothing}
@@ -104,8 +108,9 @@ class Preferences:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Run forward and backward of a batch's micro-batches, accumulating gradients.
 
-        All ranks call this. Returns (sum of this rank's losses, number of its pairs, means over all
-        ranks' pairs for a row of metrics), all scalars on the device.
+        All ranks call this. batch: from `batch`. micro_batch: rows per forward pass, two per pair.
+        Returns (sum of this rank's losses, number of its pairs, means over all ranks' pairs by
+        name, for a row of metrics), all scalars on the device.
         """
         total = torch.zeros(len(MEANS), device=self.mesh.device)
         parts = list(zip(*(x.split(micro_batch) for x in batch), strict=True))
@@ -122,9 +127,11 @@ class Preferences:
 
     @torch.no_grad()
     def evaluate(self, pairs: Pairs, rows: int, micro_batch: int) -> dict[str, float]:
-        """Return the means over the first `rows` held-out answers, as fields of a row of metrics.
+        """Return the means over at least the first `rows` held-out answers, as far as there are.
 
-        All ranks call this.
+        All ranks call this. pairs: the validation split. micro_batch: answers per forward pass; all
+        ranks' passes are full, so `rows` is rounded up. Returns `validation_…` fields of a row of
+        metrics.
         """
         total, count = torch.zeros(len(MEANS), device=self.mesh.device), 0
         together = micro_batch * self.mesh.data_ranks

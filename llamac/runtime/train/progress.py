@@ -13,10 +13,10 @@ from ..errors import RunError
 class Progress:
     """Progress of a run; its fields are keys of a checkpoint's state.
 
-    step, sequences, tokens: totals, including those of skipped steps. skipped_steps: steps that did
-    not change the weights, because loss or gradients were not finite. skipped_in_a_row: number of
-    them at the end. following: checksum of the next step's data, from `Mixture.batch_checksum`; 0
-    if unknown.
+    step, sequences, tokens: totals, including those of skipped steps. skipped_steps: number of
+    steps that did not change the weights, because loss or gradients were not finite.
+    skipped_in_a_row: number of skipped steps since the last other one. following: checksum of the
+    next step's data, from `Mixture.batch_checksum`; 0 if unknown.
     """
 
     step: int = 0
@@ -44,7 +44,8 @@ class Progress:
     def require_next(self, following: int) -> None:
         """Raise RunError unless the next step's data is that recorded in the checkpoint.
 
-        following: checksum of the data that the mixture reads next.
+        following: checksum of the data that the mixture reads next. A checkpoint without a recorded
+        one is accepted.
         """
         if self.following not in (0, following):
             raise RunError(
@@ -57,7 +58,7 @@ class Progress:
     def advance(self, sequences: int, tokens: int, following: int) -> None:
         """Count an enqueued step. Call `count_skipped` with its result before this is saved.
 
-        sequences, tokens: the step's numbers. following: checksum of the data after it.
+        sequences, tokens: numbers of them in the step. following: checksum of the next step's data.
         """
         self.step += 1
         self.sequences += sequences
@@ -65,7 +66,7 @@ class Progress:
         self.following = following
 
     def is_due(self, every: int, last: int) -> bool:
-        """Return whether this step is a multiple of `every`, or step `last`."""
+        """Return whether the current step is a multiple of `every`, or step `last`."""
         return self.step == last or self.step % every == 0
 
     def count_skipped(self, skipped: bool) -> None:

@@ -11,11 +11,15 @@ from pathlib import Path
 class StartTimes:
     """Stopwatch for the parts of a run's start: call `end` at the end of each part, in order.
 
-    seconds: part → seconds.
+    seconds: name of each part so far → its seconds.
     """
 
     def __init__(self, began: float) -> None:
-        """End the part "imports". began: time.time() at the program's first line."""
+        """Record "imports", from the program's first line to now, as the first part.
+
+        If the process began over 0.5 s before that line, "set-up and build" comes before it. began:
+        time.time() at the program's first line.
+        """
         before = began - (_process_began() or began)
         self.seconds = {"set-up and build": round(before, 3)} if before > 0.5 else {}
         self._since = began

@@ -41,7 +41,8 @@ class StepResults:
     kernels are enqueued. On a GPU, a result is therefore copied to pinned memory after the kernels
     of its step, and read once the next step is enqueued. On a CPU it is read at once.
 
-    stopping: whether a rank received a signal to stop; becomes true at the same step on all ranks.
+    delay: 1 on a GPU, else 0. stopping: whether a rank received a signal to stop; becomes true at
+    the same step on all ranks.
     """
 
     def __init__(self, device: torch.device, progress: Progress, speed: Speed) -> None:
@@ -59,8 +60,8 @@ class StepResults:
     def add(self, lr: float, outcome: Tensor, extra: Mapping[str, Tensor] | None = None) -> None:
         """Enqueue the result of a step. Call this before `progress.advance` counts the step.
 
-        outcome: float32 [3] from `MixedPrecisionOptimizer.step`. extra: further scalars of its row,
-        by name.
+        lr: learning rate of the step. outcome: float32 [3] from `MixedPrecisionOptimizer.step`.
+        extra: further scalars of its row of metrics, by name.
         """
         stop, self._stop = self._stop, None
         extra = extra or {}

@@ -33,7 +33,7 @@ class StopSignals:
 
     @property
     def why(self) -> str:
-        """Return the name of the signal, or "stopped" if only another rank received one."""
+        """Return the name of the signal, such as "SIGTERM"; "stopped" if this rank has none."""
         return self.received.name if self.received else "stopped"
 
     def stop_message(self, step: int) -> str:

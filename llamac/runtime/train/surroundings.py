@@ -14,9 +14,10 @@ import torch
 
 
 def run_environment(device: torch.device, directory: Path) -> dict[str, Any]:
-    """Return the host, hardware, software versions and git state of a run, as JSON values.
+    """Return `host`, `hardware`, `versions` and `git` of a run, as JSON values.
 
-    directory: emitted directory, whose MANIFEST.json has llamac's version.
+    git: commit of the repository in the working directory and whether tracked files are `changed`;
+    None without one. directory: emitted directory, whose MANIFEST.json has llamac's version.
     """
     return {
         "host": platform.node(),

@@ -25,7 +25,7 @@ class Tracker(Protocol):
     """Receiver of a run's rows of metrics; its methods never raise."""
 
     def write(self, row: Row) -> None:
-        """Record a row; `step` is its key, and values may be None."""
+        """Record a row of metrics for its `step`; other values may be None."""
         ...
 
     def close(self) -> None:
@@ -43,9 +43,9 @@ def open_trackers(
 ) -> list[Tracker]:
     """Open the trackers that a spec's [log] enables.
 
-    resumed: step after which the run resumes. about: facts of the run's start, with its `id`;
-    online trackers show them as its config. wandb, trackio: name of the project; None disables the
-    tracker.
+    run: run directory. resumed: step after which the run resumes, 0 at its start. about: facts of
+    the run's start, with its `id`; online trackers show them as its config. wandb, trackio: name of
+    the project; None disables the tracker.
     """
     opened: list[Tracker] = [TensorBoardTracker(run, resumed)] if tensorboard else []
     config = {"id": about.get("id"), "run": str(run.resolve()), **about}
@@ -59,7 +59,10 @@ def open_trackers(
 
 
 class TensorBoardTracker:
-    """Writer of TensorBoard files in RUN/tensorboard, disabled by its first error."""
+    """Writer of TensorBoard files in RUN/tensorboard, disabled by its first error.
+
+    resumed: step after which the run resumes; TensorBoard hides rows of later steps.
+    """
 
     def __init__(self, run: Path, resumed: int) -> None:
         self._writer: Any = None
@@ -94,7 +97,8 @@ class OnlineTracker:
     """Session of a package with wandb's interface, in a thread of its own.
 
     An unresponsive service therefore delays no step. Rows are queued, and `close` waits for at most
-    PATIENCE seconds.
+    `PATIENCE` seconds. package: name of the module, "wandb" or "trackio". options: arguments of its
+    `init`.
     """
 
     def __init__(self, package: str, options: Mapping[str, Any]) -> None:

@@ -23,8 +23,9 @@ from .input_files import CONVERSATIONS, PYTHON, file_list
 from .records import check_field, fields_of, read_records
 from .skipped_records import Skipped
 
+# Required fields of each form of a record.
 FORMS = (("messages",), ("conversations",), ("instruction", "output"), ("prompt", "completion"))
-OPTIONAL = ("input", "system", "tools", "functions")
+OPTIONAL = ("input", "system", "tools", "functions")  # further fields that are read
 PREFERENCE = ("prompt", "chosen", "rejected")  # of `preferences`; whole chats need no prompt
 COLUMNS = (*(field for form in (*FORMS, PREFERENCE) for field in form), *OPTIONAL)
 FIELDS = "messages, conversations, instruction and output, or prompt and completion"
@@ -45,7 +46,10 @@ class MalformedRecord(ValueError):
         self.reason, self.detail = reason, detail
 
     def at(self, path: str, number: int) -> str:
-        """Return `path:number (detail)`, as skipped records are listed."""
+        """Return `path:number (detail)`, as skipped records are listed.
+
+        number: line or record number.
+        """
         return f"{path}:{number}" + (f" ({self.detail})" if self.detail else "")
 
 
@@ -81,8 +85,8 @@ def read_conversations(
 ) -> Iterator[tuple[int, T]]:
     """Yield (line or record number from 1, parsed record) of a file's records.
 
-    parse: `parse_conversation`, or another function that raises MalformedRecord; such records are
-    counted in `skipped`.
+    parse: `parse_conversation`, or another function that raises MalformedRecord; such records and
+    damaged ones are counted in `skipped`.
     """
     for number, record in read_records(path, COLUMNS, skipped):
         try:
@@ -92,10 +96,11 @@ def read_conversations(
 
 
 def check_source(source: dict[str, Any]) -> None:
-    """Raise InputError if a source's paths match no files, or files that it cannot read.
+    """Raise InputError if a glob of a source matches no file, or files that it cannot read.
 
     Those are files of an unknown format, or without the fields that its kind needs (see
-    `check_inputs`).
+    `check_inputs`). source: `[[data.source]]` table, whose name is added to the error. Raises
+    SourceError if a package is not installed.
     """
     if source["kind"] not in PYTHON:
         with add_source_name(source["name"]):
@@ -105,7 +110,8 @@ def check_source(source: dict[str, Any]) -> None:
 def check_inputs(kind: str, paths: Iterable[str], text_field: str) -> None:
     """Raise InputError if none of the sampled files has the fields that the source's kind needs.
 
-    Samples the first records of the first files. Raises SourceError if a package is missing.
+    Samples the first records of the first files. text_field: field that holds the text; unused for
+    conversations. Raises SourceError if a package is not installed.
     """
     if kind not in CONVERSATIONS:
         check_field(paths, text_field)
@@ -127,7 +133,10 @@ def form_of(names: Iterable[str], forms: tuple[tuple[str, ...], ...] = FORMS) ->
 
 
 def parse_conversation(record: Any) -> Conversation:
-    """Convert a record of any of the module's forms to a conversation. Raises MalformedRecord."""
+    """Convert a parsed JSON object of any supported form (see the module) to a conversation.
+
+    Raises MalformedRecord if it has none of the forms, or is incomplete or inconsistent.
+    """
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
     fields = {name: value for name, value in record.items() if value is not None}
@@ -151,7 +160,7 @@ def parse_conversation(record: Any) -> Conversation:
 
 
 def check_chat(messages: Any) -> list[dict[str, Any]]:
-    """Return the normalised messages of a complete chat.
+    """Return the messages of a complete chat, from `normalise_messages`.
 
     Raises MalformedRecord unless it begins with the user, after any system message, and has an
     answer with a loss.
@@ -171,7 +180,8 @@ def normalise_messages(messages: Any) -> list[dict[str, Any]]:
     """Convert messages to `{"role", "content"}`, with `weight` where it is given.
 
     Accepts OpenAI's messages, whose content may be a list of text parts, and ShareGPT's. Raises
-    MalformedRecord.
+    MalformedRecord if `messages` is no list, or for a message with an unknown role, without text or
+    with tool calls.
     """
     if not isinstance(messages, list):
         raise MalformedRecord("the messages are no list", type(messages).__name__)

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 from ...errors import SourceError
 from .skipped_records import Skipped
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20  # read at a time
 LINE_BYTES = 1 << 26  # longest line read; several copies of a line are in memory at once
 # Largest window of a decompressor: zstd --long=31, the format's own limit. Its memory is touched
 # only as far as the text fills it, so a header alone costs nothing.
@@ -30,7 +30,7 @@ DICTIONARY_BYTES = 1 << 26  # of a .warc.zst
 EXPANSION = 200  # largest ratio to the compressed size; text expands 3 to 20 times
 FREE_BYTES = 1 << 26  # smaller outputs are never taken for bombs
 
-SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")  # of compressed files
 
 
 class _Broken(Exception):
@@ -38,7 +38,7 @@ class _Broken(Exception):
 
 
 def stem(path: str) -> str:
-    """Return a file's name or path in lower case, without its compression suffix."""
+    """Return a file's name or path in lower case, without a suffix of `SUFFIXES`."""
     lower = path.lower()
     return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
 
@@ -46,9 +46,9 @@ def stem(path: str) -> str:
 def read_decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, in pieces of at most a few `CHUNK_BYTES`.
 
-    Damaged, empty and unreadable files are counted in `skipped`; damage within a gzip file may be
-    noticed only by the checksum at its end. Raises SourceError if the package for its compression
-    is not installed.
+    Damaged, empty and unreadable files and bombs (see `is_bomb`) are counted in `skipped`, and end
+    early; damage within a gzip file may be noticed only by the checksum at its end. Raises
+    SourceError if the package for its compression is not installed.
     """
     try:
         with open(path, "rb") as raw:
@@ -74,7 +74,10 @@ def read_decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
-    """Open the bytes of `read_decompressed` as a binary file that cannot seek."""
+    """Open a file as a buffered stream of its decompressed bytes, without `seek`.
+
+    Errors are those of `read_decompressed`.
+    """
     return as_file(read_decompressed(path, skipped))
 
 
@@ -82,7 +85,8 @@ def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
     """Yield the bytes of a text file, decompressed, as UTF-8 without a byte order mark.
 
     UTF-16 and UTF-32 are recognised by their byte order marks. Unpaired surrogates in them become
-    invalid UTF-8, which only affects their own document.
+    invalid UTF-8, which only affects their own document. Errors are those of `read_decompressed`;
+    invalid UTF-16 or UTF-32 ends the text and is counted in `skipped`.
     """
     pieces, head = read_decompressed(path, skipped), b""
     while len(head) < 4 and (piece := next(pieces, b"")):
@@ -98,9 +102,10 @@ def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line with its line end) of a file's pieces.
+    """Yield (number from 1, line with its line end) of the text that `pieces` make up.
 
-    Lines longer than `LINE_BYTES` are counted in `skipped`.
+    pieces: consecutive bytes of the file. path: its name, for `skipped`, in which lines longer than
+    `LINE_BYTES` are counted.
     """
     with as_file(pieces) as file:
         number = 0
@@ -115,7 +120,7 @@ def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tupl
 
 
 def as_file(pieces: Iterator[bytes]) -> io.BufferedReader:
-    """Return pieces of bytes as a buffered binary file that cannot seek."""
+    """Return consecutive pieces of bytes as a buffered binary file without `seek`."""
     return io.BufferedReader(_Pieces(pieces), CHUNK_BYTES)
 
 
@@ -195,7 +200,10 @@ def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
 
 
 def is_bomb(size: int, compressed: int) -> bool:
-    """Return whether `compressed` bytes that expand to `size` bytes are a decompression bomb."""
+    """Return whether `compressed` bytes that expand to `size` bytes are a decompression bomb.
+
+    They are if `size` exceeds both `FREE_BYTES` and `EXPANSION` times `compressed`.
+    """
     return size > FREE_BYTES and size > EXPANSION * compressed
 
 
@@ -299,7 +307,10 @@ _CODECS = (
 
 
 def package(name: str, path: str) -> Any:
-    """Import an optional dependency. Raises SourceError if it is not installed."""
+    """Import an optional dependency, by the name of its module.
+
+    path: file that needs it, for the message. Raises SourceError if it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -54,9 +54,10 @@ class Tokenized:
 
 
 def open_tokenized(path: str | Path) -> Tokenized:
-    """Open a .ds file with its index, or a .bin or .idx file with the other one beside it.
+    """Open a .ds file with the .ds.index beside it, or either file of a pair of .bin and .idx.
 
-    Raises ValueError if they are damaged, OSError if they cannot be read.
+    Tokens of a .ds have 4 bytes if the file is large enough for its index, else 2. Raises
+    ValueError if the files are damaged, OSError if they cannot be read.
     """
     path = Path(path)
     return _datatrove(path) if path.suffix == ".ds" else _megatron(path.with_suffix(""))
@@ -67,8 +68,9 @@ def token_documents(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number from 1, int32 tokens without EOS) of each document in a file.
 
-    A document is split at each EOS inside it; its parts have the same number. Documents that are
-    empty, lie outside the file or contain ids outside the vocabulary are counted in `skipped`.
+    A document is split at each EOS inside it; its parts have the same number. eos: id of EOS in the
+    file. Unreadable files, and documents that are empty, lie outside the file or contain ids of
+    `vocab_size` or more, are counted in `skipped`.
     """
     try:
         file = open_tokenized(path)

@@ -46,7 +46,10 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def needs_cleaning(source: dict[str, Any]) -> bool:
-    """Return whether only `llamac data prepare` can prepare the source, not a trainer itself."""
+    """Return whether only `llamac data prepare` can prepare the source, not a trainer itself.
+
+    source: `[[data.source]]` table. True for dumps, tokens, and sources with stages of cleaning.
+    """
     return source["kind"] not in (*PYTHON, *CONVERSATIONS, "files") or bool(source.get("stage"))
 
 
@@ -69,7 +72,8 @@ def _in_parquet(path: str) -> bool:
 def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -> InputError:
     """Return the error for a file whose name does not end as the source's kind requires.
 
-    endings: those that it accepts. at: key of the source, such as ("paths", 0).
+    endings: endings that it accepts. at: key in the source's table that names the file, such as
+    "paths", 0.
     """
     name = stem(path)
     hint = next((f" ({hint})" for ends, hint in _HINTS if name.endswith(ends)), "")
@@ -85,8 +89,8 @@ def file_list(source: dict[str, Any]) -> list[str]:
     """Return the sorted files that a source's globs match.
 
     For kinds in `TREES`, a matched directory is listed instead of the files in it. For tokens, only
-    index files are listed. A directory `x.parquet` is replaced by the files in it. Raises
-    InputError if a glob matches no file or is a URL, or if a file's name does not end as
+    names with an ending of `TOKENS` are listed. A directory `x.parquet` is replaced by the files in
+    it. Raises InputError if a glob matches no file or is a URL, or if a file's name does not end as
     `READ_HERE` requires.
     """
     files = set[str]()
@@ -160,7 +164,7 @@ def input_bytes(path: str) -> int:
 
 
 def input_fingerprint(source: dict[str, Any]) -> dict[str, Any]:
-    """Return a fingerprint of a source's inputs without reading them.
+    """Return a fingerprint of a source's inputs, from their names and sizes only.
 
     Keys: `files`, their number; `bytes`, their total size; `listing_sha256`, a hash of names and
     sizes.
@@ -169,7 +173,10 @@ def input_fingerprint(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def listing_of(sizes: list[tuple[str, int]]) -> dict[str, Any]:
-    """Return the fingerprint, as `input_fingerprint` does, of inputs given as (path, bytes)."""
+    """Return the fingerprint of inputs, with the keys of `input_fingerprint`.
+
+    sizes: (path, bytes) of each input, in order.
+    """
     return {
         "files": len(sizes),
         "bytes": sum(size for _, size in sizes),

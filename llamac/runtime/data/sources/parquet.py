@@ -15,7 +15,7 @@ from typing import IO, Any
 from .decompress import SUFFIXES, is_bomb, package, read_decompressed
 from .skipped_records import Skipped
 
-BATCH_ROWS = 1024
+BATCH_ROWS = 1024  # most rows of a batch
 BATCH_BYTES = 1 << 28  # most bytes of a batch if each row repeats the longest value of a dictionary
 
 _TEXT = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
@@ -24,7 +24,10 @@ _PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def column_names(path: str) -> list[str]:
-    """Return the names of a file's top-level columns; [] for a damaged file."""
+    """Return the names of a parquet file's top-level columns; [] if it is damaged or unreadable.
+
+    Raises SourceError if pyarrow is not installed.
+    """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
         with _opened(path, Skipped()) as (_, native), parquet.ParquetFile(native) as table:
@@ -36,12 +39,12 @@ def column_names(path: str) -> list[str]:
 def rows(
     path: str, text: str, plain: Sequence[str], nested: Sequence[str], skipped: Skipped
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number from 1, column → value) of each row.
+    """Yield (number from 1, column → value) of each row of a parquet file.
 
     text: column that holds the text; invalid UTF-8 in it becomes lone surrogates. plain: columns to
-    read if they exist as strings or numbers, at the top level or within the structs `nested`. Rows
-    of a damaged row group are left out. Damage, and a file without the text column, are counted in
-    `skipped`.
+    read if they exist as strings, numbers or booleans, at the top level or within the structs
+    `nested`. Rows from a damaged batch to the end of its row group are left out. Damage, and a file
+    without the text column, are counted in `skipped`. Raises SourceError without pyarrow.
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -58,8 +61,9 @@ def nested_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number from 1, column → value) of each row, with lists and structs as Python objects.
 
-    columns: top-level columns to read, where they exist. Rows of a damaged row group, or of one
-    with invalid UTF-8, are left out and counted in `skipped`.
+    columns: top-level columns to read, where they exist. Rows from a batch with damage or invalid
+    UTF-8 to the end of its row group are left out, and the damage is counted in `skipped`. Raises
+    SourceError if pyarrow is not installed.
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -170,7 +174,7 @@ def _is_of(path: str, columns: Sequence[str]) -> bool:
 
 
 Convert = Callable[[Any], Iterator[tuple[dict[str, Any], int]]]
-"""Returns the records of a batch, each with its size in characters or bytes."""
+"""Function from a batch of pyarrow to (record, its size in characters or bytes) of each row."""
 
 
 def _whole(batch: Any) -> Iterator[tuple[dict[str, Any], int]]:

@@ -31,7 +31,10 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Preference:
-    """A chosen and a rejected conversation, of which only the last answers have a loss."""
+    """A chosen and a rejected conversation, with a loss only on answers after their common prompt.
+
+    Answers among the common first messages of two chats have weight 0.
+    """
 
     chosen: Conversation
     rejected: Conversation
@@ -43,7 +46,10 @@ class Preference:
 
 
 def parse_preference(record: Any) -> Preference:
-    """Convert a record of any of the module's forms to a preference. Raises MalformedRecord."""
+    """Convert a parsed JSON object with `chosen`, `rejected` and perhaps `prompt` to a preference.
+
+    Raises MalformedRecord if it is incomplete or inconsistent, or the two conversations are equal.
+    """
     if not isinstance(record, Mapping):
         raise MalformedRecord("not an object", type(record).__name__)
     fields = {name: value for name, value in record.items() if value is not None}

@@ -22,7 +22,7 @@ from .skipped_records import Skipped
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
 # Fields of a record that are kept besides its text.
 META = ("url", "title", "language", "licence", "score", "site")
-META_CHARS = 4096
+META_CHARS = 4096  # longest string that is kept in a record's meta
 TABLES = ("csv", "tsv")  # all records of a file have the same fields
 NESTED = ("meta", "metadata")  # objects whose fields are treated as the record's own
 
@@ -31,7 +31,7 @@ class Record(NamedTuple):
     """A text with its position in the file and its metadata.
 
     text: valid Unicode, not blank. line: number of its first line, or of its record, from 1. meta:
-    fields named in `META` that are strings or finite numbers.
+    fields named in `META` that are finite numbers or strings of at most `META_CHARS`.
     """
 
     text: str
@@ -46,7 +46,7 @@ def read_file(
 
     text_field: field or column that holds the text; unused for plain text. with_meta: whether to
     read the records' meta. Records without usable text are counted in `skipped`. Raises InputError
-    if the file's name ends in no known way.
+    if the file's name has no ending of a known format.
     """
     meta_fields = META if with_meta else ()
     kind = format_of(path)
@@ -96,7 +96,10 @@ def _records(
 
 
 def decode_utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
-    """Decode UTF-8, dropping a byte order mark; if invalid, count it in `skipped`, return None."""
+    """Decode UTF-8, dropping a byte order mark; if invalid, count it in `skipped`, return None.
+
+    where: file and line.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -362,8 +365,8 @@ SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
 def check_field(paths: Iterable[str], text_field: str) -> None:
     """Raise InputError if none of the sampled files of records has the field `text_field`.
 
-    Samples the first records of the first files, which takes milliseconds. Raises SourceError if a
-    package is not installed.
+    Samples the first records of the first files, which takes milliseconds; text files and files
+    without fields do not count. Raises SourceError if a package is not installed.
     """
     samples = [(path, fields) for path, fields in fields_of(paths) if fields]
     if samples and not any(text_field in fields for _, fields in samples):
@@ -376,9 +379,10 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
 
 
 def fields_of(paths: Iterable[str]) -> Iterator[tuple[str, dict[str, None]]]:
-    """Yield (path, field names of its first records) of the first files of records.
+    """Yield (path, field names) of the first `SAMPLED_FILES` files of records among `paths`.
 
-    The names are the keys of a dict, in order; it is empty for an empty or damaged file.
+    The names are the keys of a dict, in order: a parquet file's columns, or the fields of the first
+    `SAMPLED_RECORDS` records. It is empty for an empty or damaged file.
     """
     of_records = (path for path in paths if format_of(path) not in (None, "text"))
     return ((path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES))

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 from ...errors import SourceError
 
-EXAMPLES = 20
+EXAMPLES = 20  # number of skipped records and files whose places are kept
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Counts of skipped records and files by reason, with the places of the first `EXAMPLES`."""
+    """Counts of skipped records and files by reason.
+
+    examples: "place: reason" of the first `EXAMPLES`.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -29,9 +32,10 @@ class Skipped:
             self.examples.append(f"{shown}: {reason}")
 
     def no_documents_error(self, source: str, held_out: int) -> SourceError:
-        """Return the error for a source without training documents, which lists what was skipped.
+        """Return the error for a source without training documents, which says why.
 
-        held_out: number of its documents in the validation split.
+        source: its name. held_out: number of its documents in the validation split; 0 if all were
+        skipped.
         """
         why = ", ".join(f"{count} × {reason}" for reason, count in self.counts.items())
         if held_out:

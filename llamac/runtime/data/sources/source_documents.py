@@ -30,8 +30,9 @@ GENERATED = {"encodings", "pydoc_data"}  # tables, and the text that `python-doc
 def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterator[str]:
     """Yield the documents of a source, each a non-blank string of valid Unicode.
 
-    Stops after the document that reaches `max_bytes` of UTF-8. Skipped files and records are
-    counted in `skipped`. Raises SourceError if no reader supports the kind, or no file matches.
+    source: `[[data.source]]` table. Stops after the document that reaches its `max_bytes` of UTF-8.
+    Skipped files and records are counted in `skipped`. Raises SourceError if no reader supports the
+    kind, if no file matches, or if a package is not installed.
     """
     skipped = Skipped() if skipped is None else skipped
     readers: dict[str, Callable[[], Iterator[str]]] = {
