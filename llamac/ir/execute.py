@@ -42,7 +42,7 @@ def loss_and_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the gradients, by canonical name, of a one-rank differentiated Program.
 
-    Arguments are those of `loss_and_local_gradients`.
+    The loss is as in `loss_and_local_gradients`, whose arguments these are.
     """
     loss, gradients = loss_and_local_gradients(program, weights, buffers, tokens, labels)
     return loss, canonical_gradients(program, [(SINGLE_RANK, gradients)])
@@ -67,8 +67,10 @@ def loss_and_local_gradients(
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
     """Return one rank's loss, and its local gradients by (parameter, layer number or None).
 
-    Gradients are not yet summed over mesh axes (`Program.reduction_axes`). Each backward graph
-    receives only its region's saved set, so a value that is missing there is an error.
+    The loss is a scalar, or the log-probabilities [B] that DPO compares. Gradients are those of its
+    dot product with `loss_cotangent`, not yet summed over mesh axes (`Program.reduction_axes`).
+    Each backward graph receives only its region's saved set, so a value that is missing there is an
+    error.
 
     Args:
         program: Differentiated Program.
@@ -100,7 +102,10 @@ def logits(
     tokens: Tensor,
     coordinates: Coordinates = SINGLE_RANK,
 ) -> Tensor:
-    """Return the logits [B, S, V] of tokens, int64 [B, S]. Arguments: see `evaluate`."""
+    """Return the logits [B, S, V] of tokens, computed by the forward graphs alone.
+
+    Arguments are those of `loss_and_local_gradients`.
+    """
     run = _Run(program, weights, _constants(program, buffers, tokens), coordinates)
     return _forward(run, tokens, "logits", {})
 
@@ -115,7 +120,7 @@ def evaluate(
 ) -> Tensor:
     """Return one rank's loss, computed by the forward graphs alone.
 
-    The Program may be of any stage. Arguments are those of `loss_and_local_gradients`.
+    The Program may come from any pass. Arguments are those of `loss_and_local_gradients`.
     """
     head = "evaluate" if "evaluate" in program.regions else "head"
     run = _Run(program, weights, _constants(program, buffers, tokens), coordinates)

@@ -21,6 +21,7 @@ from llamac.ir.op import Op
 from llamac.ir.types import DTYPES, TensorType, TypeRuleError, Types
 
 Role = Literal["input", "cache", "constant", "param", "saved", "cotangent"]
+"""Role of a placeholder, explained in the module's docstring."""
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
@@ -54,7 +55,7 @@ def attributes(node: fx.Node) -> dict[str, Any]:
 
 
 def producer(value: fx.Node) -> tuple[fx.Node, int]:
-    """Return the op or placeholder that produces a value, and the index of that result."""
+    """Return the op or placeholder that produces a value, and the value's index in its results."""
     if is_result(value):
         source, index = operands(value)
         return source, index
@@ -117,6 +118,7 @@ def output_of(graph: fx.Graph) -> Any:
 class Builder:
     """Builder that adds typed nodes to a graph, at its insertion point.
 
+    graph: graph to extend; None creates one.
     where: spec location `file:line` for nodes that are added without one.
     """
 
@@ -127,7 +129,12 @@ class Builder:
     def placeholder(
         self, name: str, kind: TensorType, role: Role = "input", param: str = "", where: str = ""
     ) -> fx.Node:
-        """Add a placeholder and return it. param: name of the parameter, for the role `param`."""
+        """Add a placeholder and return it.
+
+        kind: type of its value. role: what the value is to the graph.
+        param: name of the parameter, for the role `param`.
+        where: spec location `file:line`; empty takes the builder's.
+        """
         node = self.graph.create_node("placeholder", name, name=name)
         node.meta.update(type=kind, role=role, where=where or self.where)
         if role == "param":
@@ -145,6 +152,8 @@ class Builder:
         """Add a call of an op and return its value, or a tuple of values for several results.
 
         name: name of the value, or names of the values; None takes the op's.
+        where: spec location `file:line`; empty takes the builder's.
+        attributes: the op's keyword arguments.
         Raises TypeRuleError if the op does not accept the operands.
         """
         types = infer(op, operands, attributes)
@@ -220,9 +229,11 @@ def copy_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
-    """Move placeholders to the front, by role and then in the order of another graph, in place.
+    """Move placeholders to the front, sorted by role and then as in another graph, in place.
 
-    like: the forward graph, which has values of the same names.
+    The roles follow each other as cotangent, input, saved, cache, constant, param.
+
+    like: graph whose values of the same names give the order, such as the forward graph.
     """
     roles = ("cotangent", "input", "saved", "cache", "constant", "param")
     order = {node.name: index for index, node in enumerate(like.nodes)}
@@ -234,7 +245,10 @@ def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
 
 
 def rewrite(module: fx.GraphModule, change: Callable[[fx.Graph], object]) -> fx.GraphModule:
-    """Copy a module, let `change` edit the copy's graph, and return it without unused ops."""
+    """Return a copy of a module whose graph `change` has edited, without unused ops.
+
+    change: function that edits the graph in place; its result is ignored.
+    """
     graph = copy_graph(module)
     change(graph)
     return finish(graph)

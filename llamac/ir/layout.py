@@ -21,7 +21,9 @@ from llamac.ir.types import TensorType, Types, expect
 def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
     """Return the result types of an op, with layouts inferred from its operands.
 
-    dims: the op's dimensions in the notation above. results: types whose layouts are ignored.
+    dims: the op's dimensions, in the notation of this module's docstring.
+    operands: types of the operands, None for absent ones.
+    results: type or types of the results, whose layouts are ignored.
     Raises TypeRuleError if the op cannot run on operands with these layouts.
     """
     several = results if isinstance(results, tuple) else (results,)

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from torch import fx
 
 OPS: dict[str, Op] = {}
+"""All defined ops by name. Importing `llamac.ops` fills it."""
 
-# Cost class of an op, from which checkpointing chooses what to save for the backward pass:
-#   save       recomputation takes a matmul or an attention: saved by the selective policy
-#   recompute  memory-bound: cheaper to recompute than to save
-#   view       has no memory of its own: its operand is saved instead
 Cost = Literal["save", "recompute", "view"]
+"""Cost class of an op, from which checkpointing chooses what to save for the backward pass.
+
+save       saved by the selective policy: recomputing it takes a matmul, attention or transfer, or
+           saving its operand takes as much memory
+recompute  memory-bound: cheaper to recompute than to save
+view       has no memory of its own: its operand is saved instead
+"""
 
 
 def _no_flops(*_operands: Any, **_attributes: Any) -> float:
@@ -33,15 +37,18 @@ def _no_flops(*_operands: Any, **_attributes: Any) -> float:
 class Op:
     """An operation and its rules. Calling it runs the eager implementation.
 
+    name: unique name, by which the IR's text and `OPS` refer to the op.
     infer(*operand types, **attributes) returns the type(s) of the result(s) or raises
-    TypeRuleError. eager(*tensors, **attributes) computes the result(s). It is defined in
+    TypeRuleError. eager(*tensors, **attributes) computes the result(s), by functions of torch or
     `llamac.runtime`, so that the emitted trainer runs the same code that is verified.
-    vjp(gradient builder, node, *cotangents) returns one cotangent (or None) per operand.
+    vjp(gradient builder, node, *cotangents of the results) returns one cotangent (or None) per
+    operand; None for an op that is never differentiated.
     flops(*operand shapes, **attributes) counts a multiply-add as two; a shape is a tuple of ints.
     dims: dimensions of operands and results in the notation of `llamac.ir.layout`. An op without
-        dims is a collective, whose `infer` returns the layouts of its results.
+        dims works over a mesh axis, and its `infer` returns the layouts of its results.
     emit(*operand expressions, **attributes) returns a Python expression; None stands for a call of
         `eager`, imported from its module.
+    cost: cost class, which tells checkpointing whether to save the results.
     augmented: ops that return this op's value and the gradients of its first one, two, … operands.
         One of them replaces it in a forward pass that will be differentiated.
     results: names of the results of an op with several.
@@ -70,7 +77,7 @@ class Op:
 
     @property
     def is_loss(self) -> bool:
-        """Whether the op computes a loss, from logits or together with the output projection."""
+        """Whether the op computes a loss or its gradient, with or without the output projection."""
         return "cross_entropy" in self.name or "log_probability" in self.name
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:

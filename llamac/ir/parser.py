@@ -18,7 +18,7 @@ from llamac.ir.types import TensorType, TypeRuleError
 
 
 class ParseError(Exception):
-    """The text is not valid IR. The message gives the line's number and text."""
+    """The text is not valid IR. If one line is at fault, the message has its number and text."""
 
 
 _PARAMETER = re.compile(r"(parameter|frozen) (\S+): (\S+) = (.*)")

@@ -16,7 +16,7 @@ from llamac.ir.types import TensorType
 
 
 def print_program(program: Program) -> str:
-    """Return the program as text, ending in a newline."""
+    """Return a Program as text, ending in a newline, which `parse_program` reads back."""
     return "\n".join([*_header(program), *_regions(program)]) + "\n"
 
 
@@ -29,9 +29,9 @@ def print_region(region: Region) -> str:
 
 
 def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
-    """Yield the lines of a printed graph, each with the node that it prints or None.
+    """Yield the lines of a printed graph, each with the node that it prints; None for its title.
 
-    direction: `forward` or `backward`.
+    direction: `forward`, or `backward` of a differentiated region.
     """
     module = region.forward if direction == "forward" else region.backward
     assert module is not None

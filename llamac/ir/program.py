@@ -35,7 +35,7 @@ class Init:
 class Piece:
     """One canonical parameter, stored as rows (dim 0) of a packed parameter.
 
-    name: canonical name. rows: full size along dim 0. init: initial values.
+    name: canonical name. rows: full size along dim 0, over all ranks. init: initial values.
     copies: number of tensor-parallel ranks that hold each shard: 1, or more for keys and values if
     there are fewer key-value heads than ranks.
     """
@@ -46,7 +46,7 @@ class Piece:
     copies: int = 1
 
     def rank_rows(self, ranks: int) -> int:
-        """Return the rows on one of `ranks` ranks; on the last ranks, some may be padding."""
+        """Return the number of rows on each of `ranks` ranks; on the last, some may be padding."""
         return -(-self.rows * self.copies // ranks)
 
 
@@ -54,6 +54,7 @@ class Piece:
 class Parameter:
     """One parameter tensor of the trainer. `*` in a name stands for the layer's number.
 
+    type: type of one rank's shard; rows of the last ranks may be padding.
     pieces: canonical parameters stacked in it along dim 0, in order; a single one, with the same
     name, before `pack`. Checkpoints contain only pieces.
     where: spec location `file:line` that it comes from.
@@ -72,14 +73,14 @@ class Parameter:
         return "*" in self.name
 
     def row_elements(self, mesh: Mapping[str, int]) -> int:
-        """Return the number of elements of a row over all ranks. mesh: ranks on each axis."""
+        """Return the number of elements of a full row. mesh: number of ranks on each axis."""
         count = TensorType(self.type.dtype, self.type.shape[1:]).elements({})
         for axis, placement in self.type.layout:
             count *= 1 if placement == "S(0)" else mesh[axis]
         return count
 
     def local_rows(self, mesh: Mapping[str, int]) -> int:
-        """Return the rows (size of dim 0) on one rank. mesh: ranks on each axis."""
+        """Return the size of dim 0 on a rank, with padding. mesh: number of ranks on each axis."""
         ranks = prod(mesh[axis] for axis, place in self.type.layout if place == "S(0)")
         return sum(piece.rank_rows(ranks) for piece in self.pieces)
 
@@ -105,6 +106,7 @@ class Buffer:
 class Region:
     """A part of the model: a forward graph and, once differentiated, a backward graph.
 
+    backward: graph that returns gradients by name; None before differentiation.
     saved: names of the forward values, inputs included, that are saved for the backward pass.
     """
 
@@ -118,6 +120,8 @@ class Region:
 class Program:
     """The model of one rank in intermediate representation.
 
+    parameters: the parameter table, by name.
+    buffers: constant tables that regions read, by name.
     regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and those that passes
         add.
     layers: name of the region that each layer runs, in order.
@@ -155,13 +159,14 @@ class Program:
         return any(map(is_differentiable, trained))
 
     def copies(self, parameter: Parameter) -> int:
-        """Return the number of tensors that a table entry stands for: one, or one per layer."""
+        """Return the number of tensors that a `Parameter` stands for: one per layer, or one."""
         return len(self.layers) if parameter.per_layer else 1
 
     def reduction_axes(self, parameter: Parameter) -> tuple[str, ...]:
         """Return the mesh axes over which the trainer must sum a parameter's gradient.
 
-        On these axes the gradient that the backward graph returns is a partial sum.
+        On these axes the gradient that the backward graph returns is a partial sum. Empty if no
+        backward graph returns one.
         """
         for region in self.regions.values():
             gradients = output_of(region.backward.graph) if region.backward else {}
@@ -171,13 +176,16 @@ class Program:
         return ()
 
     def elements(self, parameter: Parameter) -> int:
-        """Return a table entry's elements over all layers and ranks, without copies and padding."""
+        """Return the number of elements of a parameter over all layers and ranks.
+
+        Copies of a shard on several ranks count once, and padding does not count.
+        """
         rows = sum(piece.rows for piece in parameter.pieces)
         return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
 
     @property
     def layer_runs(self) -> list[tuple[str, int]]:
-        """(region, number of layers) for each run of consecutive layers with the same region."""
+        """Runs of consecutive layers with the same region, in order: (region, number of layers)."""
         return [(name, len(list(run))) for name, run in groupby(self.layers)]
 
     @property

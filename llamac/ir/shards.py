@@ -16,10 +16,14 @@ Coordinates = Mapping[str, int]
 """Index of a rank on each mesh axis, from 0."""
 
 SINGLE_RANK: Coordinates = MappingProxyType({})
+"""Coordinates in the empty mesh of a single rank."""
 
 
 def rank_coordinates(mesh: Mapping[str, int]) -> list[dict[str, int]]:
-    """Return the mesh coordinates of every rank; the last axis varies fastest."""
+    """Return the mesh coordinates of every rank, in rank order: the last axis varies fastest.
+
+    mesh: number of ranks on each axis, outermost first.
+    """
     return [
         dict(zip(mesh, numbers, strict=True)) for numbers in product(*map(range, mesh.values()))
     ]
@@ -75,7 +79,8 @@ def canonical_gradients(
 ) -> dict[str, Tensor]:
     """Return the full gradients by canonical name, assembled from the gradients of all ranks.
 
-    Gradients are summed over `cp`, since each rank's loss is a sum over its own positions.
+    They are summed over the axes on which they are partial sums (`Program.reduction_axes`), such as
+    `cp`, where each rank's loss is a sum over its own positions.
 
     rank_gradients: each rank's coordinates, and its gradients by (parameter, layer number or None).
     """

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-# A literal size, or a symbol: "B" sequences, "S" positions, "S/tp" a rank's part of them.
 Dim = int | str
-# (mesh axis, "S(dim)" or "P"), by axis; on other axes the tensor is replicated.
+"""A literal size, or a symbol: "B" sequences, "S" positions, "S/tp" a rank's part of them."""
+
 Layout = tuple[tuple[str, str], ...]
+"""(mesh axis, "S(dim)" or "P") pairs, sorted; on other axes the tensor is replicated."""
 
 DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -25,6 +26,7 @@ DTYPES: dict[str, torch.dtype] = {
     "i64": torch.int64,
     "bool": torch.bool,
 }
+"""PyTorch's dtypes by the IR's names."""
 
 
 class TypeRuleError(Exception):
@@ -53,7 +55,7 @@ class TensorType:
         return f"{self.dtype}[{shape}]" + (f"@{layout}" if layout else "")
 
     def with_shape(self, *shape: Dim) -> TensorType:
-        """Return this type with another shape."""
+        """Return this type with another shape, given as sizes, and the same dtype and layout."""
         return replace(self, shape=shape)
 
     def with_placement(self, axis: str, placement: str) -> TensorType:
@@ -105,6 +107,6 @@ Types = TensorType | tuple[TensorType, ...]
 
 
 def expect(condition: bool, message: str) -> None:
-    """Raise TypeRuleError with a message unless a condition holds."""
+    """Raise TypeRuleError with `message` unless a condition of a typing rule holds."""
     if not condition:
         raise TypeRuleError(message)

@@ -50,7 +50,7 @@ def forward_by_name(region: Region) -> dict[str, fx.Node]:
 
 
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
-    """Return how many times a forward pass of the model runs a region.
+    """Return how many times a forward pass of the model runs a region: 1 if it is not a layer.
 
     layers: name of the region that each layer runs.
     """
@@ -58,7 +58,7 @@ def layer_count(region: str, layers: tuple[str, ...]) -> int:
 
 
 def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
-    """Return the FLOPs of an op node; 0 except for matmuls and attention.
+    """Return the FLOPs of an op node on one rank; 0 except for matmuls and attention.
 
     A multiply-add counts as two. symbols: size of each symbolic dimension, such as S/tp.
     """

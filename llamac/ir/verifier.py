@@ -25,7 +25,8 @@ from llamac.ir.types import TensorType, TypeRuleError
 class VerificationError(Exception):
     """A rule of the IR is violated; the message is the graph's text, marked at the offending node.
 
-    message: the rule that is violated. direction: `forward` or `backward`.
+    message: the rule that is violated.
+    region, direction: the graph to show, with direction `forward` or `backward`.
     node: the offending node; None puts the message at the end.
     """
 
@@ -47,7 +48,11 @@ class VerificationError(Exception):
 
 
 def verify(program: Program) -> None:
-    """Check all rules of the IR. Raises VerificationError or ValueError at the first violation."""
+    """Check all rules of the IR, and raise an error at the first violation.
+
+    Raises VerificationError if it lies in a graph, and ValueError if it lies in the layer list, the
+    pipeline stages or the parameter table.
+    """
     for region in program.regions.values():
         for rule in RULES:
             rule(program, region)

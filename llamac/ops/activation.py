@@ -48,7 +48,7 @@ relu, relu_backward = _elementwise("relu", F.relu, activation.relu_backward)
 
 
 ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu}
-"""Op applied to w1's output, by `model.activation`. Those in `spec.model.GATED` also have a w3."""
+"""Op applied to w1's output, by `model.activation`; with swiglu, that times w3's output follows."""
 
 
 def _infer_swiglu(gate: TensorType, up: TensorType) -> TensorType:

@@ -91,7 +91,10 @@ all_reduce_wait = Op(
 
 @dataclass(frozen=True)
 class AsyncCollective:
-    """A synchronous collective, and the start and wait ops that replace it."""
+    """A synchronous collective, and the start and wait ops that replace it.
+
+    start: op that starts the transfer. wait: op that takes its value and gives the result.
+    """
 
     synchronous: Op
     start: Op
@@ -103,9 +106,16 @@ ASYNC_COLLECTIVES = (
     AsyncCollective(reduce_scatter, reduce_scatter_start, reduce_scatter_wait),
     AsyncCollective(all_reduce, all_reduce_start, all_reduce_wait),
 )
+"""All collectives that have an asynchronous form."""
+
 BY_COLLECTIVE = {form.synchronous: form for form in ASYNC_COLLECTIVES}
+"""`ASYNC_COLLECTIVES` by their synchronous op."""
+
 BY_START = {form.start: form for form in ASYNC_COLLECTIVES}
+"""`ASYNC_COLLECTIVES` by their start op."""
+
 WAITS = frozenset(form.wait for form in ASYNC_COLLECTIVES)
+"""Wait ops of `ASYNC_COLLECTIVES`."""
 
 
 def is_collective(node: fx.Node) -> bool:

@@ -18,7 +18,8 @@ from llamac.ir.types import TensorType
 from llamac.ops.collectives import all_gather, reduce_scatter
 from llamac.ops.linear import linear, linear_input_gradient
 
-POSITIONS = 1  # the sharded dimension
+POSITIONS = 1
+"""Dimension of activations [B, S, D] along which they are sharded."""
 
 
 def _runtime(name: str) -> Callable[..., Any]:
@@ -87,9 +88,12 @@ linear_scatter = _define_matmul_scatter(linear, "linear_scatter")
 input_gradient_scatter = _define_matmul_scatter(linear_input_gradient, "input_gradient_scatter")
 
 WITH_GATHER = {linear: gather_linear, linear_input_gradient: gather_input_gradient}
+"""Op that combines an all-gather with the matmul after it, by the matmul's op."""
+
 WITH_SCATTER = {linear: linear_scatter, linear_input_gradient: input_gradient_scatter}
+"""Op that combines a matmul with the reduce-scatter after it, by the matmul's op."""
 
 
 def is_fused_collective(node: fx.Node) -> bool:
-    """Return whether a node's op combines a matmul with a collective."""
+    """Return whether a node's op combines a matmul with an all-gather or a reduce-scatter."""
     return is_op(node, *WITH_GATHER.values(), *WITH_SCATTER.values())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llamac.ops.gradient import GradientBuilder
 
 KERNELS = ("cudnn", "xformers", "sdpa", "math")
+"""Names of the attention kernels, as in `kernels.attention` of the spec."""
 
 
 def kernel_module(kernel: str) -> Any:
@@ -87,7 +88,7 @@ def _vjp(
 
 
 def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
-    """Return the FLOPs of matmuls between queries and the keys that they attend to.
+    """Return the FLOPs of causal attention's matmuls between queries and the keys they attend to.
 
     A multiply-add counts as two. A causal query attends to half of the keys on average. With a
     window, each query attends to a full window, except for the first ones, which see half of it.
@@ -106,7 +107,7 @@ def _call(name: str, operands: tuple[str, ...], own: int, scale: Any, window: An
 
 
 def keyword_text(keywords: dict[str, Any]) -> str:
-    """Format keyword arguments as source: `scale=0.125, window=64`."""
+    """Return keyword arguments as source: `scale=0.125, starts=starts`. Strings are expressions."""
     return ", ".join(f"{key}={value}" for key, value in keywords.items())
 
 

@@ -41,7 +41,7 @@ def full_dim_size(dim: Dim, size: int, axis: str) -> Dim:
 def shard_size(dim: Dim, size: int, axis: str) -> Dim:
     """Return a dimension's size on one of `size` ranks: `S` → `S/tp`, or 8192 → 1024 over 8 ranks.
 
-    axis: mesh axis of the ranks. Raises TypeRuleError if the dimension does not divide.
+    axis: mesh axis of the ranks. Raises TypeRuleError if a number does not divide.
     """
     if isinstance(dim, str):
         return f"{dim}/{axis}" if size > 1 else dim

@@ -67,9 +67,10 @@ def _infer_with_gradients_of_x(
 def vjp_with_gradients_of_x(
     b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
-    """Return the cotangents of a loss op whose second result is the gradient of its operand x.
+    """Return the cotangents of (x, weight, labels) of a loss op that also returns x's gradient.
 
-    The cotangent of x is that result times d_loss; the frozen weight and the labels get None.
+    The cotangent of x is that gradient, the op's second result, times d_loss. Those of the weight,
+    which is frozen, and of the labels are None.
     """
     return b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(node.args[0])), None, None
 

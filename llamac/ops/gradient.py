@@ -24,13 +24,13 @@ class GradientBuilder(Builder):
         self._primal_of, self._name_of = primal_of, name_of
 
     def primal(self, value: Any) -> fx.Node:
-        """Return the backward graph's placeholder for a forward value, added at its first use."""
+        """Return the backward graph's placeholder for a forward value; the first call adds it."""
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
         """Return the backward graph's node for result `index` of a multi-result forward op.
 
-        Adds the result's getitem node to the forward graph if it has none.
+        The forward graph gets a getitem node for the result if it has none.
         """
         value = results(node)[index]
         if value is None:

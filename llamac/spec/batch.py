@@ -54,7 +54,7 @@ class Batch(Section):
         return {"sequences": sequences, "tokens": sequences * self.sequence_length}
 
     def micro_batches(self, data_ranks: int) -> int:
-        """Return the number of micro-batches per step on each of `data_ranks` ranks."""
+        """Return the micro-batches per step on each rank. data_ranks: data-parallel degree."""
         return self.sequences // (self.micro_batch * data_ranks)
 
     def toml_values(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from llamac.spec.validation.errors import Problem
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Pattern of names that are safe as a directory's name on any system."""
 
-SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.data.mixture.PERIOD
+SMALLEST_SHARE = 1e-4
+"""Smallest share of a source: one sequence in the period `runtime.data.mixture.PERIOD`."""
 
 
 PYTHON = ("python-docs", "python-source")
@@ -121,7 +122,7 @@ class Source(Section):
 
 
 class Phase(Section):
-    """Shares of the sources after a number of training tokens."""
+    """Shares of the sources from a number of training tokens until the next phase."""
 
     at: Annotated[Tokens, Field(gt=0)] = Field(
         description="Tokens trained on before the phase begins."

@@ -60,7 +60,7 @@ class Finetune(Section):
 
     @property
     def is_dpo(self) -> bool:
-        """Whether the objective compares pairs of answers."""
+        """Whether the objective is DPO (arXiv:2305.18290), which compares pairs of answers."""
         return self.objective == "dpo"
 
     @property
@@ -74,7 +74,7 @@ class Finetune(Section):
         return self.alpha / self.rank
 
     def toml_values(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes; empty without fine-tuning."""
+        """Return the keys and values that `to_toml` writes: those that lora or dpo uses."""
         unused = {key for key, use in self._uses().items() if not use}
         found = {key: value for key, value in super().toml_values().items() if key not in unused}
         return found if self.is_lora or self.is_dpo else {}
@@ -115,7 +115,7 @@ def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> It
 
 
 def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) -> Iterator[Problem]:
-    """Require, for dpo, both complete sequences of a pair in one micro-batch."""
+    """Require, for dpo, whole pairs in a micro-batch and whole sequences on each rank."""
     if finetune.is_dpo and batch.micro_batch % 2:
         message = f"micro_batch = {batch.micro_batch}, but dpo's sequences come in pairs"
         yield Problem(("batch", "micro_batch"), message, "use an even number, such as 2")

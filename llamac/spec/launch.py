@@ -67,7 +67,7 @@ SKYPILOT = {
     "h100": "H100",
     "v100": "V100",
 }
-"""SkyPilot's name of each `hardware.gpu`, as `sky show-gpus` lists them."""
+"""SkyPilot's names of GPUs, as `sky show-gpus` lists them, by `hardware.gpu` in lower case."""
 
 
 class Launch(Section):
@@ -146,12 +146,12 @@ class Launch(Section):
         return self.accelerator or SKYPILOT.get((gpu or "").lower())
 
     def nodes(self, ranks: int) -> int:
-        """Return the number of nodes that `ranks` processes need."""
+        """Return the number of nodes for `ranks` processes, at most `gpus_per_node` on each."""
         return -(-ranks // self.gpus_per_node)
 
 
 def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
-    """Require the same number of ranks on every node."""
+    """Require that several nodes are all full: `gpus_per_node` divides the number of ranks."""
     ranks, most = parallel.ranks, launch.gpus_per_node
     if ranks > most and ranks % most:
         fits = next(n for n in range(min(most, 4096), 0, -1) if ranks % n == 0)

@@ -22,10 +22,10 @@ Factor = Annotated[float, Field(ge=1, description="Factor by which the context g
 
 
 GATED = ("swiglu",)
-"""Activations with a gate: the product of two projections, act(w1·x) · w3·x."""
+"""Values of `activation` whose feed-forward network has a gate: silu(w1·x) · w3·x."""
 
 BIASED_NORMS = ("layernorm",)
-"""Norms that have a bias in addition to a gain."""
+"""Values of `norm` with a bias in addition to a gain."""
 
 BIASED: dict[bool | str, tuple[str, ...]] = {
     False: (),
@@ -34,7 +34,7 @@ BIASED: dict[bool | str, tuple[str, ...]] = {
     "feed_forward": ("w1", "w2", "w3"),
     True: ("wq", "wk", "wv", "wo", "w1", "w2", "w3"),
 }
-"""Linears of a block that have a bias, by the value of `bias`."""
+"""Canonical names of the linear layers with a bias, by value of `bias`; w3 only if gated."""
 
 
 def _bias(value: Any) -> Any:
@@ -57,7 +57,10 @@ class LinearScaling(Section):
 
 
 class Llama3Scaling(Section):
-    """LLaMA 3.1's RoPE scaling: stretches only wavelengths that are long for the old context."""
+    """LLaMA 3.1's RoPE scaling: slows only rotations whose wavelength is long for the old context.
+
+    Wavelengths, in tokens, between the two limits are scaled by interpolation.
+    """
 
     kind: Literal["llama3"]
     factor: Factor
@@ -199,11 +202,11 @@ class Model(Section):
         }
 
     def biased(self, linear: str) -> bool:
-        """Return whether a linear of the blocks, such as `wq`, has a bias."""
+        """Return whether a linear layer of the blocks has a bias. linear: `wq`, …, `w3`."""
         return linear in BIASED[self.bias]
 
     def window(self, sequence_length: int) -> int | None:
-        """Return the sliding window in tokens; None if no sequence is longer than it."""
+        """Return the sliding window in tokens, or None if it is unset or spans a whole sequence."""
         window = self.sliding_window
         return window if window is not None and window < sequence_length else None
 
@@ -224,7 +227,7 @@ class Model(Section):
         return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}
 
     def parameters(self, sequence_length: int) -> int:
-        """Return the number of parameters, without adapters.
+        """Return the number of parameters of the whole model, without LoRA adapters.
 
         sequence_length: number of positions, for learned position embeddings.
         """

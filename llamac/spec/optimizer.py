@@ -19,7 +19,7 @@ Betas = Annotated[tuple[Beta, Beta], FromArray]
 class UpdateRule(Section):
     """Settings that all update rules share; a subclass adds the hyperparameters of its rule.
 
-    STATES: names of the rule's float32 tensors per parameter.
+    STATES: names of the state tensors, float32, that the rule keeps for each parameter tensor.
     """
 
     STATES: ClassVar[tuple[str, ...]]
@@ -39,12 +39,12 @@ class UpdateRule(Section):
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of optimizer state per parameter, without the float32 master weights."""
+        """Bytes of optimizer state per parameter element, without the float32 master weights."""
         return 4 * len(self.STATES)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Keyword arguments of the update rule's constructor."""
+        """Keyword arguments of the trainer's `MasterWeights`: all but lr and max_skipped_steps."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 

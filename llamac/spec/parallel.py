@@ -25,10 +25,10 @@ WHOLE = {
     "parallel.pipeline_virtual": 1,
     "parallel.async_tensor": False,
 }
-"""Changes for `Spec.replace` after which every rank has the whole model."""
+"""Changes for `Spec.replace` that turn off tensor, context and pipeline parallelism."""
 
 ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
-"""Changes for `Spec.replace` after which there is a single rank."""
+"""Changes for `Spec.replace` that turn off all parallelism, for a run of a single rank."""
 
 
 def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
@@ -118,7 +118,7 @@ class Parallel(Section):
 
     @property
     def reduces_each(self) -> bool:
-        """Whether gradients are reduced after every micro-batch."""
+        """Whether gradients are reduced after every micro-batch, by `reduce_each` with FSDP."""
         return self.reduce_each and self.fsdp_ranks > 1 and self.pipeline == 1
 
     @property

@@ -70,7 +70,10 @@ class Spec(Section):
 
     @classmethod
     def from_document(cls, document: TomlDocument, extra_rules: ExtraRules | None = None) -> Spec:
-        """Validate the spec in a TOML document. Raises SpecError. extra_rules: see `load_spec`."""
+        """Return the validated spec of a TOML document. Raises SpecError with all problems.
+
+        extra_rules: further rules to check, as in `load_spec`.
+        """
         spec = validate_document(cls, document, extra_rules)
         spec._document = document
         return spec
@@ -82,7 +85,7 @@ class Spec(Section):
 
     @property
     def files(self) -> tuple[FilePath, ...]:
-        """The files that were read: the spec's own, and those it extends."""
+        """The files that were read: the spec's own, then those it extends; () if built in code."""
         return self._document.files if self._document else ()
 
     @property
@@ -97,9 +100,10 @@ class Spec(Section):
 
     @property
     def document_end(self) -> int | None:
-        """Token id after which a new document begins, for masking attention between documents.
+        """Id of the token that ends a document, for masking attention between documents.
 
-        Padding in supervised data. None unless `data.document_mask` is set.
+        `tokenizer.eos`, or 2 by default; with supervised sources, `PADDING`. None unless
+        `data.document_mask` is set.
         """
         if not self.data.document_mask:
             return None
@@ -108,7 +112,7 @@ class Spec(Section):
         return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
 
     def where(self, path: str) -> str:
-        """Return where a value was set: `65b.toml:14`, the `--set` option, or `default`.
+        """Return where a value was set: `65b.toml:14`, a `--set` option, `replace`, or `default`.
 
         The result is a single printable line. path: dotted key, such as `model.dim`.
         """
@@ -134,7 +138,8 @@ class Spec(Section):
     def replace(self, changes: Mapping[str, Any]) -> Spec:
         """Return a validated copy with some values changed.
 
-        Values derived from them are derived again, unless the spec sets them. Raises SpecError.
+        Values derived from them are derived again, unless the spec sets them. Raises SpecError if
+        the result is invalid.
 
         changes: new value by dotted key; None removes the key.
         """

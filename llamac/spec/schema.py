@@ -24,10 +24,10 @@ _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 
 
 def json_schema() -> dict[str, Any]:
-    """Return a JSON Schema for editors.
+    """Return the JSON Schema of a spec file, for editors.
 
-    No keys are required, as `extends` may provide them, except for the `kind` of a table that has
-    several.
+    As `extends` may provide any key, the only required ones are the `kind` of a table with several
+    kinds, and keys of tables that `extends` does not merge, such as a [[data.source]].
     """
     schema = _tidy(Spec.model_json_schema())
     for table in [schema, *schema["$defs"].values()]:

@@ -10,14 +10,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from llamac.spec.validation.errors import BrokenRules, Problem
 
 DERIVED: Any = None
-"""Default of a field that `derived_values` sets, typed so that the field itself is never None."""
+"""None, the default of fields that `derived_values` sets; Any, so that their types exclude None."""
 
 FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """Validator of a tuple field that also accepts a list, the type of TOML arrays."""
 
 
 def default_tag(key: str, default: str) -> BeforeValidator:
-    """Return a validator that adds `key = default`, a union's discriminator, if it is missing."""
+    """Return a validator that adds a union's discriminator, `key = default`, if it is missing."""
     return BeforeValidator(
         lambda value: {key: default, **value} if isinstance(value, dict) else value
     )
@@ -30,28 +30,31 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_without_nul)]
-"""A string that may become a path, an environment variable or a key."""
+"""A string without U+0000, so that it may become a path or an environment variable."""
 
 
 NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A table of the spec, immutable. Subclasses override `rules` and `derived_values`."""
+    """Base class of the spec's tables: immutable, of strict types, without unknown keys.
+
+    Subclasses override `rules` and `derived_values`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     FILES: ClassVar[tuple[str, ...]] = ()
-    """Keys whose values are paths, relative to the directory of the spec that sets them."""
+    """Keys whose values are paths, absolute or relative (see `llamac.spec.toml.paths`)."""
     GLOBS: ClassVar[tuple[str, ...]] = ()
-    """Keys whose values are lists of paths with wildcards."""
+    """Keys whose values are tuples of glob patterns, absolute or relative as in `FILES`."""
 
     def is_file(self, key: str) -> bool:
-        """Return whether the value of `key` is a path relative to the spec's directory."""
+        """Return whether the value of `key` is a path, which is made absolute if it is relative."""
         return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
-        """Yield the problems within this section, with paths relative to it."""
+        """Yield the violated rules that concern this section alone, with paths relative to it."""
         yield from ()
 
     def derived_values(self) -> dict[str, Any]:

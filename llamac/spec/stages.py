@@ -24,7 +24,7 @@ WIKIPEDIA_LANGUAGES = (
     "it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk",
 )
 # fmt: on
-"""The 20 languages of Wikipedia that LLaMA was trained on."""
+"""ISO 639-1 codes of the 20 languages of Wikipedia in LLaMA's training data (section 2.1)."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
@@ -110,9 +110,10 @@ class Language(Section):
 
 
 class Perplexity(Section):
-    """Split the source into head, middle and tail by perplexity (CCNet, section 3.3).
+    """Split the source into head, middle and tail by perplexity; keep some (CCNet, section 3.3).
 
-    `llamac data classifier` trains the language model on the Wikipedia source.
+    The head has the lowest perplexity, the tail the highest. `llamac data classifier` trains the
+    language model on the `reference` source.
     """
 
     FILES = ("model",)
@@ -194,7 +195,7 @@ class C4(Section):
 
 
 class Licence(Section):
-    """Keep code under licences of the given families."""
+    """Keep code whose licence is allowed; code without a known licence is dropped."""
 
     stage: Literal["licence"] = "licence"
     allowed: Names = Field(
@@ -218,7 +219,7 @@ class HeaderComments(Section):
 
 
 class Code(Section):
-    """Drop data, minified code and generated code (LLaMA, section 2.1)."""
+    """Drop data, minified and generated code by line length and characters (LLaMA, section 2.1)."""
 
     stage: Literal["code"] = "code"
     max_line: Count = Field(default=1000, description="Longest line allowed, characters.")
@@ -237,7 +238,11 @@ class ExactDedup(Section):
 
 
 class NearDedup(Section):
-    """Keep the first of several documents with nearly the same words (MinHash, Broder 1997)."""
+    """Keep the first of several documents with nearly the same words (MinHash, Broder 1997).
+
+    A shingle is a run of `ngram` words. A document's signature has the smallest hash of its
+    shingles under each of `permutations` hash functions.
+    """
 
     stage: Literal["near_dedup"] = "near_dedup"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -250,7 +255,11 @@ class NearDedup(Section):
 
 
 class BookOverlap(Section):
-    """Drop books that are mostly contained in another, larger book (LLaMA, section 2.1)."""
+    """Drop books that are mostly contained in another, larger book (LLaMA, section 2.1).
+
+    Of equally large books the later is dropped. A shingle is a run of `ngram` words; one in 16 is
+    compared.
+    """
 
     stage: Literal["book_overlap"] = "book_overlap"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -261,7 +270,10 @@ class BookOverlap(Section):
 
 
 class Decontaminate(Section):
-    """Drop documents that share an n-gram with an evaluation set (Brown et al. 2020)."""
+    """Drop documents that share an n-gram with an evaluation set (Brown et al. 2020, appendix C).
+
+    An item with fewer than `ngram` words must occur as a whole; one with fewer than 8 is ignored.
+    """
 
     GLOBS = ("paths",)
     stage: Literal["decontaminate"] = "decontaminate"
@@ -275,7 +287,7 @@ class Decontaminate(Section):
 
 
 class Pii(Section):
-    """Mask personal data with fixed placeholders."""
+    """Replace personal data by placeholders such as `<email>`."""
 
     stage: Literal["pii"] = "pii"
     mask: Annotated[tuple[Literal["email", "phone", "ip"], ...], FromArray] = Field(
@@ -286,7 +298,7 @@ class Pii(Section):
 
 
 class Length(Section):
-    """Keep documents whose length is within bounds."""
+    """Keep documents whose length in characters is within bounds."""
 
     stage: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = Field(
@@ -340,4 +352,4 @@ DEFAULT_STAGES: dict[str, tuple[Stage, ...]] = {
     "arxiv": (),
     "stackexchange": (LargestSites(),),
 }
-"""Stages of a source without stages of its own, by kind."""
+"""Default of `Source.stage`, in order, by kind of source; other kinds have no stages."""

@@ -15,7 +15,7 @@ EOS = 2
 
 
 ALPACA = "alpaca"
-"""Name of the chat template that is shipped with llamac."""
+"""Value of `chat_template` for the shipped template of Alpaca's prompts, instead of a file."""
 
 
 def _piece(value: Any) -> Any:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from llamac.spec.validation.errors import describe
 
 LARGEST = 10**18
-"""Upper bound of every quantity: a million trillion tokens, an exabyte."""
+"""Largest number of tokens, and of bytes, that a spec may give: 10¹⁸."""
 
 _SCALE = {
     "": 1,
@@ -29,7 +29,7 @@ _BYTES = rf"^{_NUMBER} ?(?:[KMGT]i?)?B?$"
 
 
 def parse_tokens(value: Any) -> int:
-    """Return a number of tokens: `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
+    """Parse a number of tokens: `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
 
     Raises ValueError for anything else, for fractions, and outside of 1 to 10¹⁸.
     """
@@ -37,7 +37,7 @@ def parse_tokens(value: Any) -> int:
 
 
 def parse_bytes(value: Any) -> int:
-    """Return a size in bytes: `"60GB"`, `"60GiB"`, `"500K"` or 4096.
+    """Parse a size in bytes: `"60GB"`, `"60GiB"`, `"500K"` or 4096.
 
     Raises ValueError for anything else, for fractions, and outside of 1 to 10¹⁸.
     """
@@ -80,6 +80,6 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens), _schema(_TOKENS, ["4M", "
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema(_BYTES, ["50MB", "60GiB"])]
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""A number of things: heads, layers, steps, sequences."""
+"""A number of things such as heads, layers, steps or sequences, from 1 to 2³¹ - 1."""
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

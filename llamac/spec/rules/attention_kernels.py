@@ -74,7 +74,7 @@ def objections(
 
 
 def expected_device(device: str, requested: str) -> str:
-    """Return the device for which kernels are chosen.
+    """Return the device for which kernels are chosen: `cpu`, `cuda` or `auto`.
 
     With device = auto, requesting cudnn or xformers implies CUDA; on another device the trainer
     uses sdpa instead.
@@ -85,7 +85,7 @@ def expected_device(device: str, requested: str) -> str:
 
 
 def context_chunks(parallel: Parallel) -> int:
-    """Return the number of chunks into which context parallelism splits a sequence, or 1."""
+    """Return the number of chunks into which context parallelism splits a sequence; else 1."""
     return 2 * parallel.context if parallel.context > 1 else 1
 
 
@@ -98,7 +98,7 @@ def kernel_can_run(
     parallel: Parallel,
     data: Data,
 ) -> Iterator[Problem]:
-    """Require that the requested attention kernel supports the model, dtype and device."""
+    """Require that the attention kernel, unless `auto`, supports the model, dtype and device."""
     requested = kernels.attention
     if requested == "auto":
         return

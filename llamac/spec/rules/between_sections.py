@@ -33,7 +33,7 @@ from llamac.spec.tokenizer import TokenizerSection
 from llamac.spec.validation.errors import Problem
 
 SMALLEST_TRAINED_VOCABULARY = 320
-"""256 byte pieces, the control pieces, ten digits, and some room for merged pieces."""
+"""Smallest vocabulary to train: 256 bytes, control pieces, ten digits, and some merged pieces."""
 
 
 def total_steps(schedule: Schedule, batch: Batch) -> int:
@@ -134,8 +134,8 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
 def broken_rules(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems between sections.
 
-    sections: the sections that are valid by themselves, by name. A rule that reads another section
-    is skipped.
+    sections: the sections that are valid by themselves, by name. Rules that read any other section
+    are skipped.
     """
     for rule in RULES:
         names = list(inspect.signature(rule).parameters)

@@ -11,14 +11,21 @@ from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 from llamac.spec.validation.errors import Problem, divisors, join_options
 
-Layout = tuple[int, int]  # tensor and context ranks
+Layout = tuple[int, int]
+"""Tensor-parallel and context-parallel degree."""
+
 SUGGESTIONS = 3
+"""Most layouts that a hint names."""
+
 SEARCHED = 10_000
 """Largest number of candidates tried for a suggestion, so that a check is fast for any degree."""
 
 
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require that heads, features, vocabulary and positions divide over a model's ranks."""
+    """Require that heads, features and positions divide over tensor and context ranks.
+
+    Each tensor rank must also have a row of the vocabulary.
+    """
     layout = (parallel.tensor, parallel.context)
     wrong = layout_problems(layout, parallel.sequence, model, batch)
     near = _nearest(layout, set(wrong), parallel, model, batch)
@@ -99,7 +106,10 @@ def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool
 
 
 def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require a layer for every pipeline stage, and no weights tied between stages."""
+    """Require a layer for every pipeline stage, and no weights tied between stages.
+
+    Without pipeline parallelism: one stage per rank.
+    """
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     if ranks == 1:
         if virtual > 1:

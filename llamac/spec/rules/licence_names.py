@@ -24,6 +24,7 @@ Sleepycat SMLNJ SPL-1.0 TCL TCP-wrappers Unicode-3.0 Unicode-DFS-2016 Unlicense 
 W3C W3C-20150513 WTFPL X11 Xnet YPL-1.1 Zend-2.0 Zlib zlib-acknowledgement ZPL-2.0 ZPL-2.1
 """
 KNOWN = {name.lower(): name for name in _NAMES.split()}
+"""Known families and SPDX identifiers, by their lower case."""
 
 
 def closest_licence(name: str) -> str | None:

@@ -25,7 +25,8 @@ _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 def apply_overrides(document: TomlDocument, overrides: Sequence[str]) -> None:
     """Set each `key=value` in `document`, in place and in order.
 
-    Raises SpecError with all errors.
+    A value that is not valid TOML is taken as a string. Raises SpecError with the errors of all
+    invalid overrides; the others are set all the same.
     """
     failures: list[Diagnostic] = []
     document.roots[OPTION] = FilePath.cwd()

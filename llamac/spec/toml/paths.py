@@ -22,9 +22,11 @@ _ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def with_absolute_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
-    """Return a copy of a section with all its paths absolute.
+    """Return a section with all relative paths in it and its subsections made absolute.
 
-    document: the document from which it was read. at: the section's path in the document.
+    URLs and paths that begin with `~` stay as they are. The section itself is not changed.
+
+    document: the document from which the section was read. at: the section's path in the document.
     """
     changes = {}
     for key, value in section:

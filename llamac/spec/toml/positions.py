@@ -29,7 +29,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Place:
-    """Locations of a key and of its value; for a table, both are its header."""
+    """Locations of a key and its value. Both are a table's header, or all of an array's element."""
 
     key: Location
     value: Location
@@ -48,28 +48,28 @@ def scan(text: str, file: str) -> dict[Path, Place]:
 
 
 def spans(text: str) -> dict[Path, tuple[Span, Span]]:
-    """Return the character ranges [begin, end) of every key and value of valid TOML, by path."""
+    """Return the character ranges [begin, end) of each key and its value in valid TOML, by path."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.spans
 
 
 class Lines:
-    """Conversion of character offsets in a text to lines and columns."""
+    """Converter of positions in a text to `Location`s. file: name of the file in them."""
 
     def __init__(self, text: str, file: str) -> None:
         self._lines, self._file = text.split("\n"), file
         self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def locate(self, start: int, end: int) -> Location:
-        """Return the location of text[start:end]; only its first line if it has several."""
+        """Return the location of text[start:end] or, if it has several lines, of its first line."""
         line = bisect_right(self._starts, start)
         begin, source = self._starts[line - 1], self._lines[line - 1]
         length = max(1, min(end, begin + len(source)) - start)
         return Location(self._file, line, start - begin + 1, length, source)
 
     def locate_character(self, line: int, column: int) -> Location:
-        """Return the location of one character. line, column: counted from 1."""
+        """Return the location of a character. line, column: its position, counted from 1."""
         line = min(line, len(self._starts))
         start = self._starts[line - 1] + column - 1
         return self.locate(start, start + 1)

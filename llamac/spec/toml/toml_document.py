@@ -25,14 +25,14 @@ from llamac.spec.validation.errors import (
 LARGEST_FILE = 1024 * 1024
 """Largest size of a spec file in bytes, so that `llamac check /dev/zero` ends."""
 LONGEST_INTEGER = 64
-"""Longest number of digits in an integer; Python itself refuses more than 4300."""
+"""Fewest digits of a number that is blamed when Python refuses one (it reads up to 4300)."""
 
 
 _EITHER_OR = (
     (("schedule", "steps"), ("schedule", "tokens")),
     (("batch", "tokens"), ("batch", "sequences")),
 )
-"""Pairs of which a spec gives one: whoever speaks later replaces the other one as well."""
+"""Pairs of keys of which a spec sets one: setting either removes the other."""
 
 
 _RENAMED: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -43,7 +43,7 @@ _RENAMED_SECTIONS = {"activation": "recompute"}
 
 
 def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the current path of a key or section that may have been renamed."""
+    """Return the current path of a key or section, given a path that may use former names."""
     path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
     return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
 
@@ -54,19 +54,22 @@ class TomlDocument:
 
     A `Path` is the sequence of keys and indices of a value: `("data", "source", 0, "share")`.
 
-    files: files that were read, the document's own first.
-    shipped: those of them that are shipped with llamac.
+    file: name of the document's own file in messages.
+    data: values of the document, merged with those of its base specs.
+    places: locations of each key and its value, by path.
+    files: files that were read, the document's own first, then its base specs.
+    shipped: names of those files that are shipped with llamac.
     notes: messages for the user that are not errors.
     """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, Place] = field(default_factory=dict)
-    files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
+    files: tuple[FilePath, ...] = ()
     roots: dict[str, FilePath] = field(default_factory=dict)
-    """Directory to which paths in a file are relative, by file name as in `places`."""
-    shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
-    notes: list[str] = field(default_factory=list)  # what a person should know and is no error
+    """Directory to which a file's relative paths refer, by the file's name as in `places`."""
+    shipped: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     def value(self, path: Path) -> Any:
         """Return the value at `path`. Raises KeyError if there is none."""
@@ -108,7 +111,7 @@ class TomlDocument:
         self.places[path] = place
 
     def rename(self) -> None:
-        """Rename keys and sections that have old names, in place, with a note about each."""
+        """Rename keys and sections that have former names, in place, and add a note about each."""
         for path in [path for path in self.places if len(path) <= 2]:
             names = tuple(map(str, path))
             if (new := current_name(names)) == names:
@@ -127,7 +130,7 @@ class TomlDocument:
         self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
 
     def drop(self, path: Path) -> None:
-        """Remove the key at `path`, if it exists."""
+        """Remove the key at `path`, if it exists; entries of arrays and keys in them stay."""
         parent: Any = self.data
         for part in path[:-1]:
             parent = parent.get(part) if isinstance(parent, dict) else None
@@ -147,7 +150,8 @@ class TomlDocument:
     def merge(self, over: TomlDocument, at: Path = ()) -> None:
         """Merge another document into this one, in place.
 
-        Tables are merged by key; any other value replaces the present one.
+        Tables are merged by key; any other value replaces the present one, and its place too. Keys
+        that exclude one of `over`, as in `put`, are removed.
 
         over: the document whose values take precedence. at: path of the table to merge.
         """
@@ -171,7 +175,8 @@ class TomlDocument:
 def read(file: str) -> TomlDocument:
     """Return the document in a file, merged with the base specs that its `extends` names.
 
-    file: a path, or the name of a shipped spec. Raises SpecError.
+    file: a path, or the name of a shipped spec.
+    Raises SpecError if a file cannot be read or is not TOML, or `extends` or `unset` is invalid.
     """
     path = find_spec_file(file, Location(file))
     return _read(file if path == FilePath(file) else _relative(path), path, [])
@@ -182,10 +187,11 @@ def find_spec_file(
 ) -> FilePath:
     """Return the file of a spec, given a path or the name of a shipped spec.
 
-    Raises SpecError if it cannot be found.
+    If there is neither, returns the path of the missing file. Raises SpecError if `name` cannot be
+    a path.
 
     error_location: location to which the error points.
-    first_directory: directory to search first.
+    first_directory: directory of relative paths; None is the working directory.
     """
     if "\0" in name:
         raise _failure(error_location, "cannot read the spec: no path holds the character U+0000")
@@ -297,9 +303,9 @@ def _others(path: FilePath) -> str:
 
 
 def parse(text: str, file: str) -> TomlDocument:
-    """Return the document in a TOML text. Raises SpecError for a syntax error.
+    """Return the document in a TOML text, with former names of keys replaced.
 
-    file: name of the file in messages.
+    Raises SpecError if it is not valid TOML. file: name of the file in messages.
     """
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:

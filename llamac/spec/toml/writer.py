@@ -50,7 +50,10 @@ def _is_array_of_tables(value: Any) -> bool:
 
 
 def toml_literal(value: Any) -> str:
-    """Return a value as TOML. Integers get thousands separators: 1_400_000_000_000."""
+    """Return a value as TOML on one line: mappings as inline tables, sequences as arrays.
+
+    Integers get thousands separators: 1_400_000_000_000.
+    """
     match value:
         case bool():
             return str(value).lower()

@@ -23,8 +23,8 @@ OPTION, REPLACED = "--set", "replace"
 class Problem:
     """A violated rule of a spec.
 
-    path: the key to blame. message: what is wrong. help: what to do.
-    at: whether to point at the key or at its value.
+    path: path of the key to blame. message: what is wrong. help: what to do, or "".
+    at: the part of the document to point at, the key itself or its value.
     """
 
     path: Path
@@ -34,7 +34,10 @@ class Problem:
 
 
 class BrokenRules(ValueError):
-    """All problems of one section, raised during Pydantic's validation."""
+    """All problems of one section, raised during Pydantic's validation.
+
+    problems: the problems, with paths relative to the section.
+    """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -43,9 +46,11 @@ class BrokenRules(ValueError):
 
 @dataclass(frozen=True)
 class Location:
-    """A range of one source line.
+    """A range of characters in one line of a file.
 
-    line, column: counted from 1; line 0 stands for the whole file. length: in characters.
+    file: name of the file, or `OPTION` or `REPLACED`.
+    line, column: start, counted from 1; line 0 stands for the whole file.
+    length: number of characters.
     source: text of the line.
     """
 
@@ -61,7 +66,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A problem of a spec at its location, with a hint on how to fix it."""
+    """A problem of a spec at its location. message: what is wrong. help: what to do, or ""."""
 
     location: Location
     message: str
@@ -77,7 +82,10 @@ class Diagnostic:
 
 
 class SpecError(Exception):
-    """All problems of a spec; `str()` formats them for the terminal."""
+    """All problems of a spec; `str()` formats them for the terminal.
+
+    diagnostics: the problems, in order. exit_code: exit code of a command that ends with them.
+    """
 
     exit_code = 2
 
@@ -151,7 +159,7 @@ def nearest_multiples(value: int, of: int) -> list[int]:
 
 
 def nearest_divisors(value: int, of: int) -> list[int]:
-    """Return the nearest divisors of `of` below and above a value."""
+    """Return the nearest divisor of `of` below a value and the nearest above it, if they exist."""
     found = divisors(of)
     below = [n for n in found if n < value][-1:]
     return below + [n for n in found if n > value][:1]
@@ -177,11 +185,11 @@ ALIASES = {
     "flash": "sdpa",
     "png": "svg",
 }
-"""Common names of options, and llamac's names for them."""
+"""llamac's names of options, by other common names in lower case."""
 
 
 def closest_option(word: str, options: Sequence[str]) -> str:
-    """Return the option that a word probably means (a synonym or a typo), or ""."""
+    """Return the option that a word probably means (a synonym or a typo), or "" if none is near."""
     word = word[:80].lower()
     if ALIASES.get(word) in options:
         return ALIASES[word]

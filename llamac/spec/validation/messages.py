@@ -43,7 +43,7 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """Return the problems behind a Pydantic error.
+    """Return the problems behind a Pydantic error, with paths into `data`.
 
     error: raised by validating `data` as `model`.
     """

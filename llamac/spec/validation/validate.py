@@ -27,11 +27,11 @@ SpecModel = TypeVar("SpecModel", bound=Section)
 def validate_document(
     kind: type[SpecModel], document: TomlDocument, extra_rules: ExtraRules | None = None
 ) -> SpecModel:
-    """Validate a document's data as the model of a whole spec, and return that model.
+    """Validate a document's data as a whole spec, and return it with absolute paths.
 
     Raises SpecError with all problems, in the order of their positions.
 
-    extra_rules: rules to check in addition to the models' own.
+    kind: model class of the spec. extra_rules: rules to check in addition to the models' own.
     """
     stem = PurePath(document.file).name.removesuffix(".toml")
     data = {"name": stem, **document.data}
