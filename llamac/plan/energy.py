@@ -21,7 +21,10 @@ class Energy:
 
 
 def energy(prediction: Prediction) -> Energy | None:
-    """Return the energy of a run: device-hours × watts × PUE; None if the watts are unknown."""
+    """Return the energy and emissions of a run; None if the device's watts are unknown.
+
+    Energy is device-hours × watts × `PUE`, emissions are energy × `CARBON`.
+    """
     watts = prediction.setting.device.watts
     if not watts:
         return None

@@ -18,7 +18,7 @@ class Seconds:
     """Seconds of one step on the slowest rank: compute and each kind of wait.
 
     Attributes:
-        compute: Kernels.
+        compute: Forward and backward passes, with recomputation and without waits.
         tensor: Exposed transfers between tensor-parallel and context-parallel ranks.
         data: Exposed parameter gathers and gradient reductions of data-parallel ranks.
         bubble: Pipeline bubble.
@@ -44,12 +44,16 @@ class Prediction:
     """Memory, time, throughput and traffic of a setting.
 
     Attributes:
-        parameters: Parameters of the model. per_rank: Of the first pipeline rank, before
-            data-parallel sharding.
-        flops_per_token: 6N, where N is the number of parameters in matmuls; 4 per frozen one.
-        attention_per_token: 12·L·d·s FLOPs.
+        setting: Spec, device and framework that the prediction is for.
+        parameters: Number of parameters of the model.
+        per_rank: Number of parameters of a rank of the first pipeline stage, before data-parallel
+            sharding.
+        flops_per_token: FLOPs of matmuls per token: 6N for N parameters in matmuls; 4 per frozen
+            one.
+        attention_per_token: FLOPs of attention per token: 12·L·d·s.
         hardware_flops: FLOPs of one step over all ranks, including recomputation.
-        memory: Peak memory of the fullest rank. seconds: Time of a step.
+        memory: Peak memory of the fullest rank, by purpose.
+        seconds: Time of a step on the slowest rank, by cause.
         communication: Bytes that a rank sends per step, by mesh axis.
         reference_seconds: Seconds before the first step in which DPO's reference model scores the
             pairs; 0 for other objectives.
@@ -73,7 +77,7 @@ class Prediction:
 
     @cached_property
     def tokens_per_second_per_gpu(self) -> float:
-        """Return the throughput of one rank."""
+        """Return the tokens per second of the whole run divided by its ranks."""
         ranks = self.setting.spec.parallel.ranks
         return self.setting.tokens / self.seconds.total / ranks
 
@@ -84,19 +88,25 @@ class Prediction:
 
     @property
     def mfu(self) -> float:
-        """Return the model FLOPs utilisation, at 6N + 12·L·d·s per token (PaLM, appendix B)."""
+        """Return the model FLOPs utilisation as a fraction of the peak (PaLM, appendix B).
+
+        It counts 6N + 12·L·d·s FLOPs per token.
+        """
         per_token = self.flops_per_token + self.attention_per_token
         return self.tokens_per_second_per_gpu * per_token / self.peak
 
     @property
     def hfu(self) -> float:
-        """Return the hardware FLOPs utilisation, with recomputation and half of attention."""
+        """Return the hardware FLOPs utilisation as a fraction of the peak.
+
+        It counts recomputation, and only the unmasked half of causal attention.
+        """
         ranks = self.setting.spec.parallel.ranks
         return self.hardware_flops / ranks / self.seconds.total / self.peak
 
     @property
     def days(self) -> float:
-        """Return the days of the whole run."""
+        """Return the days of the whole run, including DPO's pass of the reference model."""
         steps = self.setting.spec.total_steps * self.seconds.total
         return (self.reference_seconds + steps) / DAY
 
@@ -106,7 +116,7 @@ class Prediction:
         return self.days * 24 * self.setting.spec.parallel.ranks
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prediction as JSON values, in bytes, seconds and FLOPs."""
+        """Return the prediction as JSON values: bytes, seconds and FLOPs; days for the run."""
         memory = {key: round(value) for key, value in vars(self.memory).items()}
         return {
             "device": self.setting.device.name,

@@ -19,7 +19,8 @@ class Setting:
 
     Attributes:
         profile: Differences of the framework from the emitted trainer.
-        sharding: ZeRO stage of state over data-parallel ranks; None: as in the emitted trainer.
+        sharding: State that is sharded over data-parallel ranks, as a ZeRO stage; None: as in the
+            emitted trainer.
         fp8: Whether linear layers multiply in fp8.
         recomputes_attention: Whether attention is recomputed in the backward pass (Megatron's
             selective recomputation).
@@ -37,12 +38,12 @@ class Setting:
 
     @property
     def rank_micro_batches(self) -> int:
-        """Return the micro-batches per data-parallel rank and step."""
+        """Return the number of micro-batches per data-parallel rank and step."""
         return self.micro_batches or self.spec.micro_batches
 
     @property
     def tokens(self) -> int:
-        """Return the tokens per step over all ranks."""
+        """Return the number of tokens per step over all ranks."""
         batch = self.spec.batch
         tokens = self.rank_micro_batches * batch.micro_batch * batch.sequence_length
         return tokens * self.spec.parallel.data_ranks

@@ -27,7 +27,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
     """Return the device to plan for: `name`, else hardware.gpu, else this machine.
 
     name: shipped name, alias or .toml file. This machine is its CPU or its GPU, by hardware.device.
-    Raises DeviceError if the device is unknown.
+    Raises DeviceError if the device is unknown, its file is invalid, or this machine lacks the GPU.
     """
     if name is not None:
         return _device(name)
@@ -62,15 +62,18 @@ def _this_gpu() -> str:
 
 
 class LayoutError(ValueError):
-    """The spec cannot run on a number of GPUs. The message suggests other numbers."""
+    """A layout is malformed, or a spec cannot run on a number of GPUs or fit the device.
+
+    The message suggests what to change.
+    """
 
     exit_code = 2
 
 
 def on_gpus(spec: Spec, gpus: int) -> Spec:
-    """Return the spec on `gpus` GPUs, by changing only the data-parallel degree.
+    """Return the spec on `gpus` GPUs, by changing only the degrees of data parallelism.
 
-    Raises LayoutError, which suggests other numbers, if that is impossible.
+    Raises LayoutError, which suggests other numbers of GPUs, if that is impossible.
     """
     parallel = spec.parallel
     if gpus == parallel.ranks:
@@ -121,7 +124,8 @@ def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
 
 
 OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
-"""Profile without torch.compile, where each op is several kernels that read and write memory."""
+"""Fields of `FrameworkProfile` without torch.compile, where each op is several kernels that read
+and write memory."""
 
 
 def setting_for(
@@ -129,8 +133,8 @@ def setting_for(
 ) -> Setting:
     """Return the setting of a spec that a framework runs on a device.
 
-    framework: key of FRAMEWORKS. sharding: None means as in the emitted trainer. With
-    kernels.attention = "math", scores are materialised under any framework.
+    framework: key of FRAMEWORKS. sharding: None means as in the emitted trainer. Attention scores
+    are materialised if kernels.attention = "math", under any framework.
     """
     scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None
     profile = replace(FRAMEWORKS[framework], scores=scores)

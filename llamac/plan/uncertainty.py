@@ -31,7 +31,7 @@ class Range:
     high: float
 
     def scale(self, value: float) -> tuple[float, float]:
-        """Return the (10 %, 90 %) range of a predicted value."""
+        """Return the (10 %, 90 %) quantiles of the actual value, given a predicted one."""
         return value * self.low, value * self.high
 
 
@@ -40,12 +40,13 @@ class Uncertainty:
     """10–90 % ranges of a prediction.
 
     Attributes:
-        regime: Name of the published rows from which the range of speed is derived.
+        regime: Kind of published runs from which the range of speed is derived.
         tokens_per_second: Throughput per device; None on a CPU that was not calibrated.
         days: Days of the run; None on a CPU that was not calibrated.
         memory: Bytes of a rank.
-        fit: `yes`: it fits with a probability of 90 %; `no`: it probably does not fit.
-        margin: Capacity minus expected memory in bytes; negative if it does not fit.
+        fit: `yes`: it fits with a probability of 90 %; `no`: it probably does not fit; `tight`:
+            anything between.
+        margin: Capacity minus median memory in bytes; negative if `fit` is `no`.
     """
 
     regime: str
@@ -56,7 +57,7 @@ class Uncertainty:
     margin: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ranges as JSON values."""
+        """Return the ranges as JSON values, with each range as [10 %, 90 %] or null."""
         return {
             "regime": self.regime,
             "tokens_per_second_per_gpu": self.tokens_per_second and list(self.tokens_per_second),
@@ -68,9 +69,10 @@ class Uncertainty:
 
 
 def regime_of(nodes: float, tensor: int, tokens: float) -> str:
-    """Return the regime of a layout by nodes, tensor parallelism and tokens per micro-batch.
+    """Return the regime of a GPU layout, such as "2-8 nodes, tp, small micro-batches".
 
-    tokens: tokens of a micro-batch divided by tensor and context ranks.
+    nodes: number of nodes, or a fraction of one. tensor: degree of tensor parallelism.
+    tokens: tokens of a micro-batch divided by tensor and context ranks; below 4096 is small.
     """
     where = "one node" if nodes <= 1 else "2-8 nodes" if nodes <= 8 else "over 8 nodes"
     size = "small micro-batches" if tokens < 4096 else "large micro-batches"
@@ -78,7 +80,7 @@ def regime_of(nodes: float, tensor: int, tokens: float) -> str:
 
 
 def regime(prediction: Prediction) -> str:
-    """Return the regime from which a prediction's range of speed is derived."""
+    """Return the regime of a prediction: as `regime_of` on GPUs, else a constant for CPUs."""
     spec, device = prediction.setting.spec, prediction.setting.device
     if not device.is_gpu:
         return CALIBRATED_CPU if device.calibrated else UNCALIBRATED
@@ -98,12 +100,12 @@ def speed_range(prediction: Prediction) -> Range | None:
 
 
 def memory_range() -> Range:
-    """Return quantiles of measured / predicted peak memory."""
+    """Return the 10, 50 and 90 % quantiles of measured / predicted peak memory."""
     return Range(*_table()["memory"])
 
 
 def uncertainty(prediction: Prediction) -> Uncertainty:
-    """Return the ranges of a prediction."""
+    """Return the 10–90 % ranges of a prediction's throughput, duration and memory."""
     speed, memory = speed_range(prediction), memory_range()
     rate, days = prediction.tokens_per_second_per_gpu, prediction.days
     return Uncertainty(
@@ -117,12 +119,15 @@ def uncertainty(prediction: Prediction) -> Uncertainty:
 
 
 def fit_of(prediction: Prediction) -> Fit:
-    """Return whether a prediction fits its device's memory."""
+    """Return "yes", "tight" or "no": how surely a prediction fits its device's memory."""
     return fit_within(prediction.memory.total, prediction.setting.device.memory)
 
 
 def fit_within(nbytes: float, capacity: float) -> Fit:
-    """Return whether a predicted number of bytes probably fits a capacity in bytes."""
+    """Return how surely a predicted number of bytes fits a capacity in bytes.
+
+    "yes" if 90 % of measured peaks would fit, "no" if the median one would not, else "tight".
+    """
     memory = memory_range()
     if nbytes * memory.median > capacity:
         return "no"

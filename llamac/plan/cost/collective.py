@@ -16,13 +16,13 @@ from llamac.plan.device.device import Device
 def collective_seconds(
     device: Device, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0
 ) -> float:
-    """Return the seconds of a collective; 0 for a single rank.
+    """Return the seconds of one collective; 0 for a single rank.
 
     Args:
-        sent: Bytes that each rank sends: (n - 1) / n of the whole message, twice that in an
+        sent: Bytes that each of n ranks sends: (n - 1) / n of the whole message, twice that in an
             all-reduce.
         ranks: Size of the group.
-        stride: Distance in ranks between neighbours of the group.
+        stride: Difference of the global ranks of two neighbours of the group.
         rounds: Trips around the ring: 1 for an all-gather, a reduce-scatter or a send, 2 for an
             all-reduce; 0 excludes latencies.
     """
@@ -57,15 +57,21 @@ def _tree(device: Device, sent: float, ranks: int, per_node: int) -> float:
 
 
 def node_bandwidth(device: Device, per_node: int) -> float:
-    """Return the bytes per second that a rank sends between nodes.
+    """Return the bytes per second that a rank sends in a ring over several nodes.
 
-    per_node: number of the group's ranks in one node. Each GPU has its own network port. A ring
-    uses one of them, and all rings of a node share them.
+    The group's GPUs in a node each have a network port, and parallel rings use all of them, up to
+    the bandwidth of the links within the node.
+
+    per_node: number of the group's ranks in one node.
     """
     return min(device.link.bandwidth, device.network.bandwidth * per_node)
 
 
 def bus_bandwidth(device: Device, nbytes: float, ranks: int, rounds: float) -> float:
-    """Return the bus bandwidth of a message of `nbytes`, in bytes/s, as nccl-tests define it."""
+    """Return the bus bandwidth of a collective in bytes/s, as nccl-tests define it.
+
+    The group is of `ranks` adjacent ranks, at least 2. nbytes: size of the whole message.
+    rounds: as for `collective_seconds`.
+    """
     sent = rounds * nbytes * (ranks - 1) / ranks
     return sent / collective_seconds(device, sent, ranks, rounds=rounds)

@@ -26,8 +26,10 @@ class Transfer:
     """A series of equal collectives over one group of ranks.
 
     Attributes:
-        purpose: Gather parameters, or reduce gradients.
-        axis: Mesh axis of the group. ranks: Its size. stride: Ranks between neighbours.
+        purpose: `gather` of parameters, or `reduce` of gradients.
+        collective: Collective that each of them runs.
+        axis: Mesh axis of the group. ranks: Size of the group.
+        stride: Difference of the global ranks of two neighbours of the group.
         nbytes: Bytes that a rank sends in the whole series. seconds: Time of the whole series.
     """
 
@@ -45,12 +47,14 @@ class DataParallel:
     """Data-parallel transfers of one pipeline rank in a step.
 
     Attributes:
-        parameters: Parameters of the pipeline rank, before sharding.
+        cost: Timing model of the device and framework.
+        parameters: Parameter counts of the pipeline rank, before data-parallel sharding.
+        sharding: State that is sharded over `fsdp_ranks`.
         fsdp_ranks: Ranks over which state is sharded, including context-parallel ones.
         copies: Replicas of that state.
-        stride: Ranks between neighbours of a data-parallel group.
+        stride: Difference of the global ranks of two neighbours of a data-parallel group.
         item_size: Bytes of an element of the compute dtype.
-        micro_batches: Micro-batches per rank per step.
+        micro_batches: Micro-batches per data-parallel rank and step.
         pipelined: Whether a pipeline schedule is used, which gathers parameters once per step.
         axis: Mesh axis to which the traffic of unsharded parameters is attributed.
     """
@@ -73,7 +77,7 @@ class DataParallel:
 
     @property
     def ranks(self) -> int:
-        """Return the number of ranks over which gradients are averaged."""
+        """Return the number of ranks over which gradients are averaged: shards times replicas."""
         return self.fsdp_ranks * self.copies
 
     # -- one collective ----------------------------------------------------------------------------
@@ -118,29 +122,41 @@ class DataParallel:
 
     @cached_property
     def layer_gather(self) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather of one layer's parameters."""
+        """Return FSDP's all-gather of one layer's parameters; () without FSDP."""
         return self._gather(self.parameters.layer) if self.fsdp else ()
 
     @cached_property
     def layer_reduce(self) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction of one layer's gradients."""
+        """Return FSDP's reduction of one layer's gradients; () without FSDP.
+
+        It is a reduce-scatter among shards, then an all-reduce among replicas, if any (HSDP).
+        """
         return self._reduce(self.parameters.trained.layer) if self.fsdp else ()
 
     @cached_property
     def non_layer_gather(self) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather of the embedding, final norm and head; () without FSDP."""
+        """Return FSDP's all-gather of the embedding, final norm and head.
+
+        () without FSDP, or if this rank has none of these.
+        """
         rest = self.parameters.total - self.parameters.layers
         return self._gather(rest) if self.fsdp and rest else ()
 
     @cached_property
     def non_layer_reduce(self) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction of the gradients of embedding, final norm and head, if any."""
+        """Return FSDP's reduction of the gradients of embedding, final norm and head.
+
+        () without FSDP, or if this rank trains none of these.
+        """
         rest = self.parameters.trained.total - self.parameters.trained.layers
         return self._reduce(rest) if self.fsdp and rest else ()
 
     @cached_property
     def step_transfers(self) -> tuple[Transfer, ...]:
-        """Return the transfers of a step without FSDP: gradients, then ZeRO's parameters."""
+        """Return the transfers of a step without FSDP; () with FSDP or for a single rank.
+
+        They are the reduction of all gradients, then ZeRO-1 and 2's gather of updated parameters.
+        """
         if self.fsdp or self.ranks == 1:
             return ()
         profile, total = self.cost.profile, self.parameters.trained.total
@@ -157,18 +173,21 @@ class DataParallel:
     # -- when --------------------------------------------------------------------------------------
 
     def gather_before_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather before a layer runs, if it is not gathered already.
+        """Return FSDP's all-gather before a layer runs; () if the layer is gathered already.
 
-        Under a pipeline schedule, layers are gathered once per step.
+        Under a pipeline schedule, only the first forward pass of a step gathers.
+
+        micro_batch: index of the micro-batch in the step.
         """
         if self.pipelined and (micro_batch or direction == "backward"):
             return ()
         return self.layer_gather
 
     def reduce_after_layer(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction after a layer's backward pass.
+        """Return FSDP's reduction after a layer has run in a direction; () if there is none.
 
-        Only the last micro-batch reduces, unless the framework reduces in each.
+        Only backward passes reduce, and only the last micro-batch's, unless the framework reduces
+        in each. micro_batch: index of the micro-batch in the step.
         """
         last = micro_batch == self.micro_batches - 1
         if direction == "forward" or not (last or self.cost.profile.reduces_each_micro_batch):
@@ -176,16 +195,18 @@ class DataParallel:
         return self.layer_reduce
 
     def gather_before_micro_batch(self, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's all-gather of parameters outside layers, before a micro-batch.
+        """Return FSDP's all-gather of parameters outside layers before a micro-batch; else ().
 
         Under a pipeline schedule, only the first micro-batch gathers.
+
+        micro_batch: index of the micro-batch in the step.
         """
         return () if self.pipelined and micro_batch else self.non_layer_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:
-        """Return the seconds that transfers add to a layer that they overlap.
+        """Return the seconds that FSDP's transfers add to a layer's pass, which they overlap.
 
-        runs: seconds of the layer itself.
+        micro_batch: index of the micro-batch in the step. runs: seconds of the pass by itself.
         """
         transfers = (
             *self.gather_before_layer(direction, micro_batch),
@@ -204,9 +225,10 @@ class DataParallel:
         return max(0.0, transfer - work) + share * min(transfer, work)
 
     def end_seconds(self, backward: float, layers: int) -> float:
-        """Return the seconds that transfers add after the last region of a step.
+        """Return the seconds that data-parallel transfers add after the last region of a step.
 
-        backward: seconds of one micro-batch's backward pass. layers: number of layers on the rank.
+        backward: seconds of one micro-batch's backward pass, which may overlap reductions.
+        layers: number of layers on the rank.
         """
         if self.fsdp:
             last = self.non_layer_reduce or self.layer_reduce
@@ -230,7 +252,7 @@ class DataParallel:
     def exposed(self, layers: Iterable[tuple[float, float]]) -> float:
         """Return the seconds that data-parallel transfers add to a step.
 
-        layers: (forward, backward) seconds of each layer on the rank.
+        layers: (forward, backward) seconds of one micro-batch in each layer on the rank.
         """
         layers = list(layers)
         waits = self.end_seconds(sum(backward for _, backward in layers), len(layers))
@@ -254,7 +276,7 @@ class DataParallel:
             yield last, 1
 
     def sent(self, layers: int) -> dict[str, float]:
-        """Return the bytes that a rank sends per step, by mesh axis.
+        """Return the bytes that a rank sends per step in data-parallel transfers, by mesh axis.
 
         layers: number of layers on the rank.
         """

@@ -48,8 +48,9 @@ class DeviceCost(TimingModel):
     """Timing model of ops on a device under a framework.
 
     Attributes:
+        device: Device that runs the ops.
         dtype: Compute dtype, such as "bf16".
-        strides: Ranks between neighbours on each axis of the mesh.
+        strides: Difference of the global ranks of two neighbours, by mesh axis.
         profile: Differences of the framework from the emitted trainer.
         fp8: Whether linear layers multiply in fp8.
         recomputes_attention: Whether attention is recomputed in its backward pass.
@@ -72,7 +73,7 @@ class DeviceCost(TimingModel):
     # -- an op -------------------------------------------------------------------------------------
 
     def seconds(self, node: fx.Node) -> float:
-        """Return the seconds of an op on the device, or of a collective's transfer."""
+        """Return an op's seconds on the device, or a collective's; 0 for views and waits."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
@@ -108,7 +109,7 @@ class DeviceCost(TimingModel):
         return sum(traffic.values()) * profile.traffic
 
     def host_seconds(self, node: fx.Node) -> float:
-        """Return the seconds that the host needs to launch an op's kernels."""
+        """Return the seconds that the host needs to launch an op's kernels; 0 for views, waits."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         profile = self.profile
@@ -122,9 +123,9 @@ class DeviceCost(TimingModel):
         return profile.host * kernels
 
     def matmul(self, rows: float, columns: float, inner: float, fp8: bool = False) -> float:
-        """Return the seconds of a matmul [rows, inner] × [inner, columns].
+        """Return the seconds of a matmul [rows, inner] × [inner, columns] in the compute dtype.
 
-        fp8: in fp8, including the casts of both operands.
+        fp8: whether it is in fp8 instead, which includes the casts of both operands.
         """
         device, efficiency = self.device, self.device.efficiency
         flops = 2 * rows * columns * inner
@@ -151,7 +152,7 @@ class DeviceCost(TimingModel):
         )
 
     def collective(self, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0) -> float:
-        """Return `collective_seconds` on this device."""
+        """Return the seconds of a collective on this device, as `collective_seconds` does."""
         return collective_seconds(self.device, sent, ranks, stride, rounds)
 
     # -- parts -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ residuals between fp32 and bf16."""
 class OpBytes:
     """Bytes that an op moves in device memory per element of its input, in each pass.
 
-    bandwidth: Memory bandwidth of its kernels relative to that of large element-wise kernels.
+    bandwidth: memory bandwidth of its kernels relative to that of large element-wise kernels.
     """
 
     forward: float
@@ -45,7 +45,8 @@ class ScoreTraffic:
 
     Attributes:
         forward, backward: Bytes moved per score in each pass, excluding the matmuls.
-        saved: Bytes per score saved for the backward pass. peak: Bytes per score while it runs.
+        saved: Bytes per score saved for the backward pass.
+        peak: Bytes per score alive at the peak of attention.
         kernels: Number of kernels in each pass.
     """
 
@@ -61,7 +62,7 @@ SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, saved=5.0, peak=5.0)
 are probabilities before and after dropout and a byte mask (Korthikanti et al. 2022, sec. 4.1)."""
 
 FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, saved=2.0, peak=4.0)
-"""Fused scale, mask and softmax without dropout, as LLaMA is trained."""
+"""Fused scale, mask and softmax without dropout, which LLaMA does not use."""
 
 TORCH_SOFTMAX = ScoreTraffic(forward=36.0, backward=32.0, saved=6.0, peak=16.0)
 """Attention op by op in fp32: cast, scale, mask, softmax and cast, each of which reads and writes;
@@ -76,28 +77,32 @@ class FrameworkProfile:
         fused: Whether norms, activations and the loss are llamac's fused ops.
         traffic: Bytes that memory-bound ops move, relative to llamac's.
         kernels: Number of kernels of a memory-bound op.
-        host: Host seconds to launch a kernel. collective_host: Further ones for a collective. A
-            region takes at least their sum.
-        captures: Whether a micro-batch is one CUDA graph, unless `cuda_graph_objections` has any.
+        host: Host seconds to launch a kernel. A region takes at least their sum.
+        collective_host: Host seconds to launch a collective, in addition to `host`.
+        captures: Whether a micro-batch runs as one CUDA graph where `cuda_graph_objections` has no
+            objection.
         norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as other ops.
         norm_saved_bytes: Bytes per element that such a norm saves in addition to its input.
         scores: Traffic of materialised attention scores; None: not materialised (FlashAttention).
         attention: Speed of the attention kernel relative to the device's best.
         newer_cublas: Whether matmuls are those of cuBLAS 12.4 or later, or Transformer Engine.
         fp8: Speed of fp8 matmuls relative to the device's efficiency.
-        cast_bytes: Bytes moved to cast an element of their operands to fp8.
-        fp8_saved: Share of activation bytes that are saved if linear layers save fp8 inputs.
+        cast_bytes: Bytes moved to cast an element of a matmul's operand to fp8.
+        fp8_saved: Saved activation bytes if linear layers save fp8 inputs, relative to those
+            without.
         logit_bytes: Peak bytes per logit; None: llamac's fused loss.
         loss_bytes: Bytes moved per logit in both passes.
         gathers_logits: Whether each tensor-parallel rank computes the loss over all logits.
         recomputes_head: Whether full checkpointing recomputes the head's forward pass.
-        hides: Share of tensor-parallel transfers that is overlapped; None: by the graph's schedule.
+        hides: Share of tensor-parallel transfers that is overlapped; None: as the graph's schedule
+            overlaps them.
         hides_sends: Whether sends between interleaved stages are overlapped.
         overlapped: Whether gradient reductions overlap the last backward pass.
         gathers_ahead: Whether ZeRO-1 and 2 overlap the gather of updated parameters.
         reduces_each_micro_batch: Whether gradients are reduced after every micro-batch instead of
             once per step.
-        wire_bytes: Bytes of a gradient element in a reduction. gradient_bytes: In memory.
+        wire_bytes: Bytes of a gradient element in a reduction.
+        gradient_bytes: Bytes of a gradient element in memory, all its copies together.
         all_reduces_shards: Whether ZeRO-1 and 2 all-reduce gradients instead of reduce-scattering.
         bucket_bytes: Bytes of one gradient reduction without FSDP; None: all gradients at once.
         update_bytes: Bytes that an update moves per parameter of a shard, in addition to reading
@@ -108,7 +113,8 @@ class FrameworkProfile:
             embedding, final norm and head; or `cost`, the weights of layers and head.
         separate_gate: Whether gate and up projection are two column-parallel layers, each of which
             all-reduces the gradient of its input without sequence parallelism.
-        communicator: Bytes of a process per mesh axis with NCCL communicators.
+        communicator: Bytes of a process's NCCL communicators per kind of parallelism in use
+            (tensor, context, pipeline, data).
     """
 
     fused: bool = True
@@ -148,7 +154,7 @@ class FrameworkProfile:
 
     @property
     def hides_async(self) -> float:
-        """Return the share of tensor-parallel transfers that async tensor parallelism overlaps."""
+        """Return the value of `hides` under async tensor parallelism, equal for all frameworks."""
         return 0.38
 
 

@@ -19,7 +19,10 @@ from llamac.plan.setting import Setting
 
 
 def framework_activations(setting: Setting, program: Program) -> Activations:
-    """Return the activation bytes of a micro-batch, adjusted to the setting's framework."""
+    """Return the activation bytes of one micro-batch, adjusted to the setting's framework.
+
+    program: the setting's compiled spec.
+    """
     profile = setting.profile
     logit_bytes = profile.logit_bytes
     if logit_bytes is not None and profile.gathers_logits:
@@ -112,9 +115,9 @@ _peaks = WeakKeyDictionary()
 
 
 def head_peak(program: Program, logits: float) -> tuple[float, float]:
-    """Return (peak bytes of the head, bytes of logits at that peak), cached by graph and sizes.
+    """Return (peak bytes alive in the region `head`, bytes of logits at that peak).
 
-    logits: bytes of logits that exist while the loss runs.
+    The result is cached by graph and sizes. logits: bytes of logits that exist while the loss runs.
     """
     region = program.regions["head"]
     cached = _peaks.setdefault(region.forward, {})

@@ -22,8 +22,10 @@ class GraphTime:
 
     Attributes:
         spans: Ops and transfers with begin and end in seconds from the graph's start, in order.
-        seconds: Duration. exposed: Part of it in which compute waits for transfers.
+        seconds: Duration of the run.
+        exposed: Part of `seconds` in which compute waits for transfers.
         sent: (mesh axis, bytes that a rank sends) of each transfer.
+        flops: FLOPs of all ops on one rank.
     """
 
     spans: tuple[Span, ...]
@@ -34,7 +36,7 @@ class GraphTime:
 
     @property
     def waits(self) -> list[Span]:
-        """Return the transfers that compute waits for."""
+        """Return the spans of the transfers that compute waits for."""
         return [span for span in self.spans if span.exposed]
 
 
@@ -44,8 +46,9 @@ class RegionTime:
 
     Attributes:
         forward, backward: Seconds of each pass; backward is 0 without one.
-        exposed: Part of both in which compute waits for transfers.
-        sent: Bytes that a rank sends, by mesh axis. flops: FLOPs of both passes.
+        exposed: Seconds of both passes in which compute waits for transfers.
+        sent: Bytes that a rank sends in both passes, by mesh axis.
+        flops: FLOPs of both passes on one rank.
     """
 
     forward: float
@@ -65,7 +68,10 @@ _times = WeakKeyDictionary()
 
 
 def region_time(region: Region, cost: DeviceCost) -> RegionTime:
-    """Time a region on a device; its graphs' times are cached by `DeviceCost.key`."""
+    """Return the predicted time of one micro-batch in a region.
+
+    The times of the region's graphs are cached by `DeviceCost.key`.
+    """
     graphs = [
         graph_time(graph, cost) for graph in (region.forward, region.backward) if graph is not None
     ]
@@ -83,7 +89,7 @@ def region_time(region: Region, cost: DeviceCost) -> RegionTime:
 
 
 def graph_time(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
-    """Time a graph on a device; the result is cached by `DeviceCost.key`."""
+    """Return the predicted time of one run of a graph, cached by graph and `DeviceCost.key`."""
     cached = _times.setdefault(module, {})
     key = cost.key
     if key not in cached:
@@ -92,7 +98,7 @@ def graph_time(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
 
 
 SHARPNESS = 4.0
-"""Exponent of `with_host`, from vTrain's runs in which host and device take about equally long."""
+"""Exponent in `with_host`, from vTrain's runs whose host and device take about equally long."""
 
 
 def with_host(device: float, host: float) -> float:
@@ -109,7 +115,7 @@ def with_host(device: float, host: float) -> float:
 
 
 def clear_cache() -> None:
-    """Drop all cached times."""
+    """Drop the cached times of all graphs."""
     _times.clear()
 
 

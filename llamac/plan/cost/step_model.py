@@ -40,7 +40,17 @@ CPU_PROCESS = 0.4e9
 
 
 class StepModel:
-    """Cost model of one step of a setting's Program on its device."""
+    """Cost model of one step of a setting's Program on its device.
+
+    Attributes:
+        program: The setting's compiled spec.
+        tp, cp, pp, data: Degrees of tensor, context, pipeline and data parallelism.
+        micro_batches: Micro-batches per data-parallel rank and step.
+        cost: Timing model of ops and collectives.
+        sharding: State that is sharded over `fsdp_ranks`.
+        fsdp_ranks: Ranks over which state is sharded, including context-parallel ones.
+        copies: Replicas of that state.
+    """
 
     def __init__(self, setting: Setting, program: Program) -> None:
         self.setting, self.program = setting, program
@@ -67,7 +77,7 @@ class StepModel:
         self.copies = self.data // shards
 
     def prediction(self) -> Prediction:
-        """Return the prediction of a step: seconds, memory, FLOPs and traffic."""
+        """Return the prediction of a step (seconds, memory, FLOPs, traffic) and the whole run."""
         program, times = self.program, self.times
         flops = sum(times[name].flops for name in (*program.layers, "embed", "head"))
         return Prediction(
@@ -87,14 +97,14 @@ class StepModel:
 
     @cached_property
     def times(self) -> Mapping[str, RegionTime]:
-        """Return the time of each region that training runs, by name."""
+        """Return the time of one micro-batch in each region that training runs, by name."""
         program = self.program
         names = dict.fromkeys((*program.layers, "embed", "head"))
         return {name: region_time(program.regions[name], self.cost) for name in names}
 
     @cached_property
     def stages(self) -> list[tuple[str, ...]]:
-        """Return the region of each layer of each pipeline rank."""
+        """Return, per pipeline rank, the names of its layers' regions, in order of depth."""
         counts = self.program.stages or (len(self.program.layers),)
         begin = 0
         ranks: list[tuple[str, ...]] = [()] * self.pp
@@ -107,7 +117,7 @@ class StepModel:
     def turns(self) -> list[tuple[float, float, float]]:
         """Return, per pipeline rank, (forward, backward, exposed) seconds of a micro-batch.
 
-        exposed: the part of both passes that waits for tensor-parallel ranks.
+        exposed: the part of both passes that waits for tensor-parallel or context-parallel ranks.
         """
         return [self._turn(rank) for rank in range(self.pp)]
 
@@ -185,7 +195,7 @@ class StepModel:
         )
 
     def layer_seconds(self, rank: int) -> list[tuple[float, float]]:
-        """Return (forward, backward) seconds of each layer of a pipeline rank."""
+        """Return (forward, backward) seconds of a micro-batch in each layer of a pipeline rank."""
         layers = (self.times[name] for name in self.stages[rank])
         return [(layer.forward, layer.backward) for layer in layers]
 
@@ -215,7 +225,7 @@ class StepModel:
         return hop * 2 * ((0 if hidden else self.micro_batches * virtual) + self.pp - 1)
 
     def stream_bytes(self) -> float:
-        """Return the bytes of a micro-batch's hidden states on one rank."""
+        """Return the bytes of a micro-batch's hidden states [B, S, D] on one rank."""
         spec = self.spec
         shared = self.cp * (self.tp if spec.parallel.sequence else 1)
         tokens = spec.batch.micro_batch * spec.batch.sequence_length / shared
@@ -248,7 +258,7 @@ class StepModel:
 
     @property
     def accumulation_seconds(self) -> float:
-        """Return the seconds per step in which gradients of micro-batches are accumulated.
+        """Return the seconds per step in which the slowest rank accumulates gradients.
 
         The first micro-batch's gradients are not added if autograd or FSDP keeps them as computed,
         and none are if each micro-batch's gradients are reduced separately.
@@ -264,7 +274,10 @@ class StepModel:
     # -- memory ------------------------------------------------------------------------------
 
     def parameters(self, rank: int) -> StageParameters:
-        """Return the parameter counts of a pipeline rank, before data-parallel sharding."""
+        """Return the parameter counts of a pipeline rank's tensor-parallel shard.
+
+        Data-parallel sharding is not counted.
+        """
         return stage_parameters(
             self.program, len(self.stages[rank]), rank == 0, rank == self.pp - 1
         )
@@ -275,12 +288,12 @@ class StepModel:
         return framework_activations(self.setting, self.program)
 
     def memory(self) -> Memory:
-        """Return the memory of the pipeline rank with the highest peak."""
+        """Return the memory, by purpose, of the pipeline rank with the highest peak."""
         return max(map(self.rank_memory, self.full_ranks), key=lambda held: held.total)
 
     @property
     def full_ranks(self) -> set[int]:
-        """Return the pipeline ranks that may need the most memory.
+        """Return the indices of the pipeline ranks that may need the most memory.
 
         They are the first (most micro-batches in flight), the one with the most layers, and the
         last (logits).
@@ -288,7 +301,7 @@ class StepModel:
         return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
 
     def rank_memory(self, rank: int) -> Memory:
-        """Return the peak memory of one pipeline rank."""
+        """Return the memory of one pipeline rank at its peak, by purpose."""
         layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
         parameters = self.parameters(rank)
         state = training_state(
@@ -349,7 +362,10 @@ class StepModel:
 
     @property
     def communicators(self) -> int:
-        """Return the number of mesh axes with NCCL communicators."""
+        """Return the number of kinds of parallelism with NCCL communicators.
+
+        They are tensor, context, pipeline and data parallelism, if of more than one rank.
+        """
         return sum(size > 1 for size in (self.tp, self.cp, self.pp, self.data))
 
     # -- traffic ------------------------------------------------------------------------------

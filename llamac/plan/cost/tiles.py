@@ -12,14 +12,15 @@ Smaller tiles read their operands more often (cuBLAS on A100 and H100).
 """
 
 SPLITS = (1, 2, 4, 8)
-"""Split-K factors: parts of the inner dimension, if the result alone has too few tiles."""
+"""Split-K factors: numbers of parts of the inner dimension. More than one part is tried only if the
+result has fewer tiles than the device has multiprocessors."""
 
 ALIGNED = 8
-"""Elements to which rows must be aligned for the tensor cores' wide loads: 16 bytes (NVIDIA's guide
-to matrix multiplication)."""
+"""Number of elements of which M, N and K must be multiples for the tensor cores' wide loads: 16
+bytes in bf16 (NVIDIA's guide to matrix multiplication)."""
 
 UNALIGNED = 3.0
-"""Slowdown of matmuls whose rows are not aligned."""
+"""Slowdown of matmuls with a size that is not a multiple of `ALIGNED`."""
 
 
 @lru_cache(maxsize=65536)
@@ -27,7 +28,8 @@ def tile_overhead(rows: int, columns: int, inner: int, units: int, fill: float) 
     """Return a matmul's time relative to that at the speed of a very large one, at least 1.
 
     Tiles run in waves of `units`, of which the last may be nearly empty; the best tile size and
-    split-K factor are used, as cuBLAS's heuristics do. Unaligned sizes cost a factor `UNALIGNED`.
+    split-K factor are used, as cuBLAS's heuristics do. Sizes that are not multiples of `ALIGNED`
+    cost a factor `UNALIGNED`.
 
     rows, columns, inner: sizes M, N and K of [M, K] @ [K, N]. units: multiprocessors.
     fill: elements of K that would take as long as a tile's pipeline takes to fill.

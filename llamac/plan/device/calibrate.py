@@ -36,9 +36,10 @@ Log = Callable[[str], None]
 
 
 def calibrate(log: Log = lambda line: None) -> tuple[Device, list[str]]:
-    """Measure this machine in less than a minute.
+    """Measure this machine's GPU, or its CPU if there is none, in less than a minute.
 
-    Returns the device, and remarks on the measurement for its file. log: called with each line of
+    Returns (device, remarks on the measurement for its file). Figures that cannot be measured, such
+    as the network's, are a known GPU's shipped ones or defaults. log: called with each line of
     progress. Raises LinkError if two processes cannot communicate.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,7 +64,10 @@ def calibrate(log: Log = lambda line: None) -> tuple[Device, list[str]]:
 
 
 def device_toml(device: Device, remarks: list[str]) -> str:
-    """Return the text of a device file that `load_device` reads, with remarks as comments."""
+    """Return the text of a device file that `load_device` reads.
+
+    remarks: lines of the comment at its top. Aliases are not written.
+    """
     lines = [f"# {line}" for line in remarks]
     title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
     lines += [f'title = "{title}"', f'kind = "{device.kind}"']

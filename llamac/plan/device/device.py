@@ -22,14 +22,17 @@ MAY_BE_ZERO += ("matmul_newer",)
 
 
 class DeviceError(ValueError):
-    """A device is unknown, or its file is invalid. The message lists the known devices."""
+    """A device is unknown, or its file is invalid.
+
+    The message lists the known devices, or says what is wrong with the file.
+    """
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Link:
-    """A link between devices.
+    """Bandwidth and latencies of the links within a node, or of the network between nodes.
 
     Attributes:
         bandwidth: Bytes per second that a rank sends in a large collective.
@@ -75,9 +78,9 @@ class Efficiency:
     matmul_newer: float = 0.0
 
     def matmul_of(self, newer_cublas: bool) -> float:
-        """Return the share of the peak that large matmuls sustain.
+        """Return the share of the peak that large matmuls sustain, except in fp8.
 
-        newer_cublas: with cuBLAS 12.4 or later.
+        newer_cublas: whether they are those of cuBLAS 12.4 or later.
         """
         return self.matmul_newer or self.matmul if newer_cublas else self.matmul
 
@@ -88,15 +91,16 @@ class Device:
 
     Attributes:
         name: Name in `hardware.gpu` and `--device`. title: Display name.
-        kind: `gpu` or `cpu`. architecture: `ampere`, `hopper`, `cpu`, …
+        kind: `gpu` or `cpu`. architecture: Such as `ampere`, `hopper` or `cpu`.
         memory: Bytes available to a process. memory_bandwidth: Bytes per second.
         units: Matmul tiles that run in parallel: multiprocessors, or cores.
         peak: Dense FLOP/s by compute dtype.
         link: Link between the `gpus_per_node` devices of a node.
         network: Link between nodes, per device.
+        efficiency: Shares of the peak figures that kernels reach.
         watts: Thermal design power; 0 if unknown.
         calibrated: Whether the figures were measured on the machine itself.
-        aliases: Regular expressions for its names in publications and drivers.
+        aliases: Regular expressions for its names in publications and drivers, in lower case.
     """
 
     name: str
@@ -122,7 +126,7 @@ class Device:
 
     @property
     def has_async_matmuls(self) -> bool:
-        """Return whether it has asynchronous matmul instructions (Hopper and later)."""
+        """Return whether the device has asynchronous matmul instructions (Hopper, Blackwell)."""
         return self.architecture in ("hopper", "blackwell")
 
     @property
@@ -135,26 +139,29 @@ class Device:
 
     @property
     def flash1(self) -> float:
-        """Return the relative speed of FlashAttention 1, also in Triton (Dao 2023, section 4)."""
+        """Return the speed of FlashAttention 1 relative to the device's best attention kernel.
+
+        It is 0.68 of FlashAttention 2's, in CUDA or Triton (Dao 2023, section 4).
+        """
         return 0.68 * self.flash2
 
     def flops(self, dtype: str) -> float:
-        """Return the peak FLOP/s of a dtype; fp16 counts as bf16, an unlisted one as fp32."""
+        """Return the dense peak FLOP/s of a dtype; fp16 counts as bf16, an unlisted one as fp32."""
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
 
 
 def find_device(text: str) -> Device:
     """Return the shipped device that a name in a publication or driver refers to.
 
-    Raises DeviceError, which suggests the most similar name.
+    Raises DeviceError if there is none; its message suggests a similar name, if any.
     """
     return load_device(find_alias(text) or text)
 
 
 def find_alias(text: str) -> str | None:
-    """Return the name of the shipped device whose alias matches a text; None if there is none.
+    """Return the name of the shipped device that a text mentions by an alias; None if none.
 
-    Of several matching aliases the longest counts.
+    Case does not matter. Of several aliases that match, the longest counts.
     """
     words = text.lower()
     matches = [(len(alias), name) for alias, name in _aliases() if _matches(alias, words)]
@@ -172,12 +179,12 @@ def _matches(pattern: str, words: str) -> bool:
 
 
 def device_names() -> list[str]:
-    """Return the names of the shipped devices."""
+    """Return the sorted names of the shipped devices."""
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
 def load_device(name: str) -> Device:
-    """Load a shipped device by name, or a device file by a path that ends in .toml.
+    """Load a shipped device by name (in any case), or a device file by a path that ends in .toml.
 
     Raises DeviceError if it does not exist or is invalid.
     """

@@ -21,16 +21,16 @@ HOP = 2e-6  # latency per further rank, which two processes cannot measure
 
 
 class LinkError(RuntimeError):
-    """Two processes could not communicate. The message has the reason."""
+    """The two processes that measure a link could not communicate. The message has the reason."""
 
     exit_code = 1
 
 
 def measure_link(kind: str) -> tuple[Link | None, str]:
-    """Measure all-reduces between two processes (gloo on CPUs, NCCL on GPUs).
+    """Measure all-reduces between two processes of this machine (gloo on CPUs, NCCL on GPUs).
 
-    Returns the link, or None if there is one GPU only, and a description of the measurement.
-    kind: "cpu" or "cuda". Raises LinkError.
+    Returns (link, description of the measurement); (None, "") on CUDA with fewer than two GPUs.
+    kind: "cpu" or "cuda". Raises LinkError if a process fails.
     """
     if kind == "cuda" and torch.cuda.device_count() < 2:
         return None, ""

@@ -14,7 +14,8 @@ MIN_SECONDS = 0.03  # minimum duration of a round
 def seconds_per_run(run: Callable[[], object], kind: str, count: int = 0) -> float:
     """Return the seconds per call of `run`, the best of several rounds.
 
-    kind: "cpu" or "cuda". count: calls per round; 0 chooses enough of them.
+    A first call is not timed. kind: "cpu" or "cuda". count: calls per round; 0 chooses enough of
+    them for `MIN_SECONDS`.
     """
 
     def wait() -> None:

@@ -20,17 +20,23 @@ from llamac.plan.published.rows import (
 LLAMA = ("llama", "mistral", "qwen", "olmo", "gemma", r"\byi\b", "baichuan", "internlm", "smollm")
 GATED = ("swiglu", "geglu", "silu", "gated", r"\bglu")
 ROUND = 0.03
-"""Relative precision of parameter counts that are given in billions."""
+"""Relative precision of parameter counts that are given in billions: smaller deviations of shapes
+count as equal."""
 OFF = 0.25
-"""Largest relative deviation from a row's parameter count, which papers round."""
+"""Largest relative deviation of a shape from a row's parameter count, which papers round."""
 
 
 @dataclass(frozen=True)
 class DecoderShape:
     """Shape of a decoder.
 
-    llama: whether it has RMSNorm and rotary positions. gated: whether the feed-forward network has
-    a gate. positions: rows of a learned position embedding, unless `llama`.
+    Attributes:
+        ffn: Width of the feed-forward network. vocab: Rows of the token embedding.
+        llama: Whether it has RMSNorm and rotary positions.
+        gated: Whether the feed-forward network has a gate.
+        tied: Whether the head shares the embedding's weights.
+        bias: Whether linear layers have biases.
+        positions: Rows of a learned position embedding, unless `llama`.
     """
 
     dim: int
@@ -58,7 +64,7 @@ def decoder_of(row: Row) -> DecoderShape:
     """Return the decoder shape of a row, with defaults for empty columns.
 
     Defaults are the most common values, or those that match the row's parameter count best.
-    Raises RowError if no shape matches it.
+    Raises RowError if no shape is within `OFF` of it, or a required column is empty or invalid.
     """
     stated = number(row, "n_params")
     candidates = list(_candidates(row))

@@ -53,8 +53,8 @@ NO_FUSED_NORM = r"\b(no|without|w/o|non|not)[ _-]*(a[ _-]*)?(fused[ _-]*)?rms|un
 MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=16.0)
 
 ROWWISE = 0.524
-"""Speed of row-wise scaled fp8 matmuls relative to fp8's rate: little more than bf16's
-(torchtitan)."""
+"""Speed of row-wise scaled fp8 matmuls relative to the device's fp8 matmuls, which is little more
+than bf16's (torchtitan)."""
 
 
 def framework_of(row: Row, device: Device) -> str:
@@ -81,7 +81,7 @@ def _splits_model(row: Row) -> bool:
 
 
 def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
-    """Return the profile of a row's framework.
+    """Return the profile of a row's framework, adjusted to the kernels and options that it names.
 
     llama: whether the model has RMSNorm and rotary positions.
     """
@@ -133,7 +133,7 @@ def _attention_speed(row: Row, device: Device, name: str) -> float:
 
 
 def fused_norm(row: Row) -> bool:
-    """Return whether a row names a fused RMSNorm kernel."""
+    """Return whether a row names a fused RMSNorm kernel, without a negation."""
     words = text(row, "attn_kernel", "notes", "framework")
     return mentions(words, FUSED_NORM) and not mentions(words, NO_FUSED_NORM)
 
@@ -145,7 +145,10 @@ def _attention_kernel(row: Row) -> str:
 
 
 def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
-    """Return the traffic of a row's attention scores; None if they are not materialised."""
+    """Return the traffic of a row's attention scores; None if they are not materialised.
+
+    llama: whether the model has RMSNorm and rotary positions, and therefore no dropout.
+    """
     if not materialises_scores(row):
         return None
     kernel, megatron = _attention_kernel(row), mentions(text(row, "framework"), *MEGATRON)
@@ -156,7 +159,10 @@ def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
 
 
 def materialises_scores(row: Row) -> bool:
-    """Return whether a row's attention materialises its scores, as before FlashAttention."""
+    """Return whether a row's attention materialises its scores, as before FlashAttention.
+
+    If the row names no kernel, this holds on V100 and for early Megatron-LM.
+    """
     kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
         return mentions(text(row, "gpu"), "v100") or mentions(framework, "megatron.*(v2|20)")
@@ -178,7 +184,7 @@ class Checkpointing:
 
     Attributes:
         policy: Checkpointing policy of layers that are not fully checkpointed.
-        core: Whether core attention is recomputed in the backward pass.
+        core: Whether core attention (without its linear layers) is recomputed in the backward pass.
         parts, out_of: `parts` of every `out_of` layers are fully checkpointed; out_of = 0: of the
             layers of a pipeline rank.
         understood: Whether the column was understood; otherwise no checkpointing is assumed.
@@ -196,7 +202,7 @@ class Checkpointing:
 
 
 def checkpointing(row: Row) -> Checkpointing:
-    """Return the activation checkpointing of a row."""
+    """Return the activation checkpointing that a row's column `act_ckpt` describes."""
     return _checkpointing(text(row, "act_ckpt"), text(row, "framework"))
 
 
@@ -247,7 +253,10 @@ def splits_positions(row: Row, name: str, llama: bool) -> bool:
 
 
 def sharding_of(row: Row) -> Sharding:
-    """Return how a row shards state over data-parallel ranks."""
+    """Return the ZeRO stage of a row: `zero3` also for FSDP and HSDP, `none` for plain replicas.
+
+    An empty column takes the framework's default.
+    """
     column = re.sub(r"[-_ ]", "", text(row, "dp_sharding"))
     if mentions(column, "fullshard", "fsdp", "zero(stage)?3", "stage3", "hybrid", "hsdp"):
         return "zero3"

@@ -46,7 +46,7 @@ UNSUPPORTED = {
     r"offload|infinity": "state kept off the GPU",
     r"\blora|qlora|peft": "adapters",
 }
-"""Features that no spec can express, by the words that name them in columns."""
+"""Features that no spec can express, by a regular expression for their names in columns."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class PublishedRun:
 
 
 def published_run(row: Row) -> PublishedRun:
-    """Return the run that a row describes. Raises RowError if a spec cannot express it."""
+    """Return the run that a row describes, with its compiled Program.
+
+    Raises RowError if a column is invalid or a spec cannot express the run.
+    """
     words_in_row = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
     for pattern, feature in UNSUPPORTED.items():
         if mentions(words_in_row, pattern):
@@ -114,7 +117,10 @@ def _program(setting: Setting, row: Row) -> Program:
 
 
 def layers_of_stages(spec: Spec, split: StageSplit) -> list[int]:
-    """Return the number of layers of each pipeline stage, at least 1."""
+    """Return the number of layers of each pipeline stage, at least 1.
+
+    split: quantity that is divided evenly, as in `FrameworkProfile.stages`.
+    """
     layers, parts = spec.model.n_layers, spec.parallel.stages
     if split == "cost":
         counts = _by_cost(spec)
@@ -148,9 +154,13 @@ def _by_cost(spec: Spec) -> list[int]:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Parallel degrees of a row.
+    """Parallel degrees and micro-batches of a row.
 
-    micro: sequences per micro-batch. micro_batches: per data-parallel rank and step.
+    Attributes:
+        tp, pp, cp, data: Degrees of tensor, pipeline, context and data parallelism.
+        vpp: Stages per pipeline rank.
+        micro: Sequences per micro-batch.
+        micro_batches: Micro-batches per data-parallel rank and step.
     """
 
     tp: int

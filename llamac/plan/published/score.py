@@ -38,11 +38,11 @@ COLUMNS = frozenset((
     "hfu_pct", "tflops_gpu", "mfu_convention", "peak_mem", "mem_kind", "notes",
 ))
 # fmt: on
-"""Columns that are read, and columns of measurements."""
+"""Columns that are read, and columns of measurements; any other is reported as ignored."""
 
 
 def predict_row(row: Row) -> Prediction:
-    """Predict the run of a row. Raises RowError if a spec cannot express it."""
+    """Predict the run of a row. Raises RowError if it is invalid or a spec cannot express it."""
     return predict_run(published_run(row))
 
 
@@ -68,7 +68,10 @@ def comparable_peak(row: Row, prediction: Prediction) -> float:
 
 
 def predicted_columns(row: Row, prediction: Prediction) -> dict[str, str]:
-    """Return the columns added to a row: predicted speed, peak memory and whether it fits."""
+    """Return the values of the columns `ADDED` for a row, by column.
+
+    They are tokens/s per GPU, peak bytes by the row's definition, and 1 or 0 for whether it fits.
+    """
     values = (
         f"{prediction.tokens_per_second_per_gpu:.6g}",
         f"{comparable_peak(row, prediction):.0f}",
@@ -106,7 +109,11 @@ class Scores:
 
 
 def score(table: str) -> Scores:
-    """Predict every row of a CSV table. Raises RowError if it has no header."""
+    """Predict every row of a table, given as the text of a CSV file.
+
+    Rows that cannot be expressed are kept, with empty predictions. Raises RowError if the table has
+    no header.
+    """
     rows = csv.DictReader(io.StringIO(table, newline=""))
     if not rows.fieldnames:
         raise RowError("no header: the first line must name the columns")
@@ -130,7 +137,10 @@ def score(table: str) -> Scores:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns 0, or 2 if the file is unreadable or no row is predicted."""
+    """Run the command line and return its exit code.
+
+    It is 2 if a file cannot be read or written, or all rows are refused, else 0.
+    """
     parser = argparse.ArgumentParser(prog="python -m llamac.plan.score", description=__doc__)
     parser.add_argument("file", metavar="FILE.csv", type=Path)
     parser.add_argument("-o", "--output", metavar="OUT.csv", type=Path, help="default: stdout")

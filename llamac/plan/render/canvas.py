@@ -18,7 +18,10 @@ LETTER = 0.6  # of a letter's size: its width, with some room
 
 @dataclass(frozen=True)
 class Area:
-    """A filled polygon. hover: tooltip in a browser."""
+    """A filled polygon.
+
+    points: corners in pixels from the top left. fill: colour. hover: tooltip in a browser.
+    """
 
     points: Sequence[Point]
     fill: str
@@ -27,7 +30,11 @@ class Area:
 
 @dataclass(frozen=True)
 class Polyline:
-    """A polyline. dashed: only for horizontal and vertical lines."""
+    """A line through points.
+
+    points: (x, y) in pixels from the top left. stroke: colour. width: pixels.
+    dashed: only for horizontal and vertical lines.
+    """
 
     points: Sequence[Point]
     stroke: str
@@ -37,7 +44,11 @@ class Polyline:
 
 @dataclass(frozen=True)
 class Label:
-    """A text. x, y: position of the start, middle or end of its baseline, by `anchor`."""
+    """A line of text.
+
+    x, y: position in pixels of the start, middle or end of its baseline, by `anchor`.
+    size: font size in pixels. fill: colour.
+    """
 
     x: float
     y: float
@@ -49,7 +60,7 @@ class Label:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Return estimated (left, right) bounds of the text, in pixels."""
+        """Return the estimated (left, right) x bounds of the text, in pixels."""
         width = LETTER * self.size * len(self.text)
         begin = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return begin, begin + width
@@ -62,7 +73,8 @@ Shape = Area | Polyline | Label
 class Drawing:
     """Shapes that are drawn in order on a background.
 
-    width, height: size in pixels. ground: colour of the background.
+    width, height: size in pixels. title: accessible title of the SVG, not drawn.
+    ground: colour of the background.
     """
 
     width: float
@@ -73,7 +85,7 @@ class Drawing:
 
 
 def svg(drawing: Drawing) -> str:
-    """Return the drawing as SVG."""
+    """Return the text of an SVG file with the drawing."""
     w, h = _n(drawing.width), _n(drawing.height)
     return "\n".join(
         [
@@ -108,7 +120,10 @@ def _element(shape: Shape) -> str:
 
 
 def png(drawing: Drawing, scale: int = 2) -> bytes:
-    """Render the drawing as PNG. scale: pixels of the image per pixel of the drawing."""
+    """Return the bytes of a PNG file with the drawing.
+
+    scale: pixels of the image per pixel of the drawing.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     # Pillow does not antialias polygons, so the image is drawn larger and scaled down.

@@ -39,7 +39,10 @@ INK, MUTED, RAIL, FULL = "#1f2937", "#5b6472", "#e5e2d9", "#b91c1c"
 
 
 def memory_picture(prediction: Prediction, program: Program) -> Drawing:
-    """Draw the memory of the pipeline rank with the highest peak over a step."""
+    """Draw memory over one step on the pipeline rank with the highest peak.
+
+    program: the prediction's compiled spec.
+    """
     ranks = StepModel(prediction.setting, program).full_ranks
     curves = [
         (step := StepTimeline(prediction, program, rank), list(moments(step))) for rank in ranks

@@ -25,7 +25,7 @@ MEMORY_LABELS = {
     "communication": "gathered and in transfer",
     "overhead": "overhead: the process, the allocator",
 }
-"""Labels of the fields of `Memory`."""
+"""Labels of the fields of `Memory`, in the order of the table's rows."""
 
 TIME_LABELS = {
     "compute": "compute",
@@ -35,11 +35,11 @@ TIME_LABELS = {
     "pipeline": "waiting for pipeline ranks",
     "optimizer": "optimizer",
 }
-"""Labels of the fields of `Seconds`."""
+"""Labels of the fields of `Seconds`, in the order of the table's rows."""
 
 
 def print_prediction(prediction: Prediction, extra_tables: Iterable[TextTable] = ()) -> None:
-    """Print a prediction to stdout, followed by `extra_tables`."""
+    """Print a prediction's headings and tables to stdout, followed by `extra_tables`."""
     style = {"yes": "good", "tight": "warn", "no": "bad"}[fit_of(prediction)]
     verdict = Text(headline(prediction), style)
     show(*prediction_heading(prediction), verdict, *prediction_tables(prediction), *extra_tables)
@@ -63,7 +63,7 @@ VERDICT = {"yes": "fits", "tight": "fits tightly", "no": "does not fit"}
 
 
 def headline(prediction: Prediction) -> str:
-    """Return one line: fit, memory, seconds per step, throughput and days of the run."""
+    """Return a prediction in one line: fit, memory, time of a step, throughput and duration."""
     memory, capacity = prediction.memory.total, prediction.setting.device.memory
     return (
         f"{VERDICT[fit_of(prediction)]}: {gigabytes(memory)} of {gigabytes(capacity)} GB · "
@@ -79,7 +79,10 @@ def unit(prediction: Prediction) -> str:
 
 
 def full_json(prediction: Prediction) -> dict[str, Any]:
-    """Return the JSON values of `plan --json`: prediction, uncertainty, energy and carbon."""
+    """Return the JSON values of `plan --json`: prediction, uncertainty, energy and emissions.
+
+    `energy` is None if the device's watts are unknown.
+    """
     spent = energy(prediction)
     return prediction.to_json() | {
         "uncertainty": uncertainty(prediction).to_json(),
@@ -88,7 +91,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def prediction_tables(prediction: Prediction) -> Iterator[TextTable]:
-    """Yield the tables of a prediction: memory, time, traffic, throughput, uncertainty."""
+    """Yield the tables of a prediction: memory, time, traffic (if any), throughput, uncertainty."""
     yield _memory(prediction)
     yield _time(prediction)
     if any(prediction.communication.values()):
@@ -206,7 +209,10 @@ def transfer_section(step: StepTimeline) -> TextTable:
 
 
 def stride_of(axis: str, prediction: Prediction) -> int:
-    """Return the ranks between neighbours on a mesh axis; `tp` is innermost."""
+    """Return the difference of the global ranks of two neighbours on a mesh axis.
+
+    It is 1 on `tp`, which is innermost.
+    """
     stride = 1
     for name, size in reversed(prediction.setting.spec.parallel.mesh.items()):
         if name == axis:
@@ -216,7 +222,10 @@ def stride_of(axis: str, prediction: Prediction) -> int:
 
 
 def link_name(device: Device, ranks: int, stride: int) -> str:
-    """Return the slowest link that a group crosses, with its bandwidth, as text."""
+    """Return the slowest link that a group of ranks crosses: "within a node, 450 GB/s".
+
+    ranks: size of the group. stride: difference of the global ranks of two of its neighbours.
+    """
     where = link_of(device, ranks, stride)
     link = device.link if where == WITHIN else device.network
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
@@ -288,7 +297,10 @@ def _ranges(prediction: Prediction) -> TextTable:
 
 
 def digits(number: float, count: int = 3) -> str:
-    """Format a number with at least `count` significant digits: 12,345; 137; 4.20."""
+    """Format a number with at least `count` significant digits: 12,345; 137; 4.20.
+
+    Below 0.001 it has two digits and an exponent: 4.2e-05.
+    """
     if number >= 10 ** (count - 1) or number == 0:
         return f"{number:,.0f}"
     return f"{number:#.{count}g}".rstrip(".") if number >= 1e-3 else f"{number:.1e}"
@@ -303,7 +315,7 @@ def quantity(number: float) -> str:
 
 
 def gigabytes(nbytes: float) -> str:
-    """Format bytes in GB (10^9), without the unit."""
+    """Format bytes in GB (10^9), without the unit: 1_234_000_000 as "1.23"."""
     return f"{nbytes / 1e9:,.2f}" if nbytes < 100e9 else digits(nbytes / 1e9)
 
 
@@ -313,7 +325,7 @@ def percent(share: float) -> str:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Format seconds in s, ms or µs."""
+    """Format seconds in the largest of s, ms and µs that they reach: 0.012 as "12.0 ms"."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale or unit == "µs":
             return f"{digits(seconds / scale)} {unit}"
@@ -321,7 +333,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 def readable_days(days: float) -> str:
-    """Format days in days, hours or minutes."""
+    """Format days in the largest of days, hours or minutes they reach: 0.5 as "12.0 hours"."""
     if days >= 1:
         return f"{digits(days)} days"
     return f"{digits(days * 24)} hours" if days * 24 >= 1 else f"{digits(days * 1440)} minutes"

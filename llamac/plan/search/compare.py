@@ -36,38 +36,41 @@ class Side:
 
     @property
     def micro_batches(self) -> int:
-        """Return the micro-batches per data-parallel rank and step."""
+        """Return the number of micro-batches per data-parallel rank and step."""
         return self.prediction.setting.spec.micro_batches
 
     @property
     def flops(self) -> float:
-        """Return the FLOPs of one rank per step."""
+        """Return the mean FLOPs of a rank per step, including recomputation."""
         return self.prediction.hardware_flops / self.layout.ranks
 
     @property
     def rate(self) -> float:
-        """Return the FLOP/s of one rank while it computes."""
+        """Return the FLOP/s of a rank in forward and backward passes, without waits."""
         return self.flops / self.prediction.seconds.compute
 
     @property
     def bubble(self) -> float:
-        """Return the pipeline bubble relative to the time in which a rank computes."""
+        """Return the pipeline bubble relative to compute time, as if all stages were equal."""
         layout = self.layout
         return (layout.pipeline - 1) / layout.pipeline_virtual / self.micro_batches
 
     def sent(self, axis: str) -> float:
-        """Return the bytes that a rank sends per step on a mesh axis."""
+        """Return the bytes that a rank sends per step on a mesh axis; 0 if there are none."""
         return self.prediction.communication.get(axis, 0.0)
 
     def link(self, axis: str) -> str:
-        """Return the slowest link of a mesh axis, as text."""
+        """Return the slowest link that a mesh axis crosses, with its bandwidth, as text."""
         prediction = self.prediction
         ranks = prediction.setting.spec.parallel.mesh[axis]
         return link_name(prediction.setting.device, ranks, stride_of(axis, prediction))
 
 
 def verdict(first: Prediction, second: Prediction) -> str:
-    """Return a sentence on which layout is faster, or which one does not fit."""
+    """Return a sentence on which layout is faster and by how much.
+
+    If one does not fit the device, the sentence names that one (the first if neither fits).
+    """
     a, b = (Side(prediction) for prediction in (first, second))
     seconds = first.seconds.total, second.seconds.total
     ratio = max(seconds) / min(seconds) - 1
@@ -90,7 +93,10 @@ def _against(seconds: tuple[float, ...] | list[float]) -> str:
 
 
 def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTable]:
-    """Yield tables of both layouts' terms and their differences, in seconds and in GB."""
+    """Yield tables of the seconds of a step and the GB of a rank: in A, in B and B - A.
+
+    A is `first`, B is `second`.
+    """
     terms = _terms(first, second, "seconds", TIME_LABELS)
     rows = [
         (words, *map(_seconds, numbers), _format_difference(numbers, _seconds))
@@ -110,7 +116,10 @@ def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTabl
 
 
 def reasons(first: Prediction, second: Prediction) -> Iterator[str]:
-    """Yield sentences that explain the largest differences."""
+    """Yield sentences on why the largest terms differ: at most `LARGEST` of time, then of memory.
+
+    They call `first` A and `second` B.
+    """
     a, b = Side(first), Side(second)
     for part, size in (("seconds", readable_seconds), ("memory", _gb)):
         first_terms, second_terms = getattr(first, part), getattr(second, part)

@@ -23,8 +23,8 @@ def derived_toml(
 ) -> str:
     """Return the TOML of a spec for the file `out` that extends `base` by `changes`.
 
-    base: spec as named on the command line. changes: values by dotted key. header: leading comment
-    lines. notes: comments on sections, by name.
+    base: spec as named on the command line. name: name of the new spec. changes: values by dotted
+    key. header: leading comment lines. notes: comments on sections, by section name.
     """
     document: dict[str, Any] = {"extends": _spec_reference(base, out), "name": name}
     for key, value in changes.items():
@@ -40,7 +40,8 @@ def full_toml(spec: Spec, name: str, header: Sequence[str], notes: Mapping[str, 
     """Return the TOML of a spec with all its keys, without `extends`.
 
     This is needed if a key is removed, which a spec that extends another cannot express.
-    header: leading comment lines. notes: comments on sections, by name.
+    name: name of the new spec. header: leading comment lines. notes: comments on sections, by
+    section name.
     """
     return _with_comments({**spec.toml_values(), "name": name}, header, notes)
 
@@ -56,8 +57,9 @@ def _with_comments(
 
 
 def override_values(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `--set` changed, by dotted key.
+    """Return the values of `spec` that `--set` changed, by dotted key; removed keys are left out.
 
+    overrides: arguments of `--set`, such as `batch.sequences=64`, already applied to `spec`.
     If a key is inside an array or table, the whole of that is returned, because a spec that extends
     another cannot set a part of it.
     """

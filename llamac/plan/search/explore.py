@@ -38,15 +38,17 @@ UNFIT_REASONS = {
     GATHERED: "state and gathered parameters exceed the memory",
     ACTIVATIONS: "state, gathered parameters and activations exceed the memory",
 }
-"""Descriptions of the reasons why layouts do not fit, in the order of the checks."""
+"""Descriptions of the reasons why layouts do not fit the device, by key, in order of the checks."""
 
 
 @dataclass(frozen=True)
 class Task:
     """Layouts of one model split, to be explored.
 
-    bounds: Lower bounds on the seconds of a step, by checkpointing policy.
-    legal: Number of legal layouts per policy.
+    Attributes:
+        shape: Degrees of tensor and context parallelism of all layouts.
+        bounds: Lower bounds on the seconds of a step, by checkpointing policy.
+        legal: Number of legal layouts per policy.
     """
 
     setting: Setting
@@ -57,7 +59,7 @@ class Task:
 
     @property
     def bound(self) -> float:
-        """Return the lower bound over all policies, in seconds."""
+        """Return the lower bound on a step under any checkpointing policy, in seconds."""
         return min(self.bounds.values())
 
     def micro_batch_schedules(self) -> Iterator[tuple[int, PipelineSchedule]]:
@@ -65,12 +67,15 @@ class Task:
         return _micro_batch_schedules(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
-        """Return the number of ways to shard state over data-parallel ranks."""
+        """Return the number of ways to shard state over a schedule's data-parallel ranks."""
         return _splits(self.gpus, self.shape, schedule)
 
 
 def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
-    """Yield a task for each model split that the spec allows on `gpus` GPUs."""
+    """Yield a task for each model split that the spec allows on `gpus` GPUs.
+
+    There is none if `launch.gpus_per_node` does not divide the GPUs of several nodes.
+    """
     spec = setting.spec
     if any(nodes_are_full(Layout(data_shard=gpus).apply_to(spec).parallel, spec.launch)):
         return
@@ -109,7 +114,7 @@ class ExplorationResult:
     """Result of exploring one model split.
 
     Attributes:
-        best: (seconds of a step, layout), fastest first.
+        best: (seconds of a step, layout) of the fastest layouts that fit, fastest first.
         tally: Number of layouts by outcome: "timed", "slower", or a key of `UNFIT_REASONS`.
         min_bytes: Bytes of the smallest layout that does not fit; inf if none was tried.
     """
@@ -120,9 +125,9 @@ class ExplorationResult:
 
 
 def explore(task: Task, limit: float, keep: int) -> ExplorationResult:
-    """Explore a task.
+    """Find the fastest layouts of one model split that fit the device.
 
-    limit: seconds that a layout must beat. keep: number of layouts to return.
+    limit: seconds of a step that a layout must beat. keep: maximum number of layouts to return.
     """
     return _Explorer(task, limit, keep).run()
 
@@ -258,9 +263,9 @@ def _pipeline_bound(model: StepModel, schedule: PipelineSchedule) -> float:
 
 
 class BestLayouts:
-    """The `keep` fastest layouts, at most one of each kind (`Layout.kind`).
+    """The `keep` fastest of the added layouts, at most one of each kind (`Layout.kind`).
 
-    limit: seconds that a further kind must beat.
+    limit: seconds of a step that a layout must beat to be added; inf while there are fewer.
     """
 
     def __init__(self, keep: int) -> None:
@@ -268,7 +273,7 @@ class BestLayouts:
         self.kinds: dict[Layout, tuple[float, Layout]] = {}
 
     def add(self, seconds: float, layout: Layout) -> None:
-        """Add a layout if it is among the fastest."""
+        """Add a layout if it is among the fastest. seconds: duration of a step."""
         kind, entry = layout.kind, (seconds, layout)
         if seconds < self.limit and (kind not in self.kinds or entry < self.kinds[kind]):
             self.kinds[kind] = entry
@@ -276,12 +281,12 @@ class BestLayouts:
                 self.limit = self.sorted[-1][0]
 
     def best_of_kind(self, layout: Layout) -> float:
-        """Return the seconds of the fastest layout of the same kind; inf if there is none."""
+        """Return the seconds of the fastest added layout of the same kind; inf if there is none."""
         return self.kinds.get(layout.kind, (float("inf"),))[0]
 
     @property
     def sorted(self) -> list[tuple[float, Layout]]:
-        """Return (seconds, layout), fastest first."""
+        """Return (seconds of a step, layout) of at most `keep` layouts, fastest first."""
         return sorted(self.kinds.values())[: self.keep]
 
 

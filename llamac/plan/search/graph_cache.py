@@ -17,9 +17,10 @@ from llamac.spec import Spec
 
 
 def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
-    """Return the Program of one layer of `spec`, on one stage and one data rank.
+    """Return the compiled Program of `spec` with one layer, one stage and one data rank, cached.
 
-    policy: checkpointing policy. fused: whether to run the `fuse` pass.
+    Its micro-batch is of one sequence; `with_layout` sets the spec's. policy: checkpointing policy.
+    fused: whether to run the `fuse` pass.
     """
     return _checkpointed(_GraphKey(spec, fused), policy)
 
@@ -95,10 +96,10 @@ def with_layout(
     layers: Sequence[str] = (),
     regions: Sequence[Region] = (),
 ) -> Program:
-    """Return `program` with the layers, stages and micro-batch of `spec`.
+    """Return `program` with the number of layers and the micro-batch of `spec`, and given stages.
 
-    stages: number of layers of each stage. layers: region of each layer; empty if all are equal.
-    regions: further regions that `layers` names.
+    stages: number of layers of each stage. layers: name of each layer's region; empty if all are
+    equal. regions: further regions that `layers` names.
     """
     return replace(
         program,

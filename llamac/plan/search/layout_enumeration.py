@@ -17,7 +17,7 @@ class ModelSplit:
     """Degrees of tensor and context parallelism.
 
     With the recomputation policy, they determine a layer's graphs.
-    sequence: whether sequence parallelism is used.
+    sequence: whether sequence parallelism is used; True if `tensor` is 1.
     """
 
     tensor: int
@@ -30,12 +30,18 @@ class ModelSplit:
         return self.tensor * self.context
 
     def apply_to(self, spec: Spec) -> Spec:
-        """Return `spec` with this split, on one data rank without a pipeline."""
+        """Return `spec` with this split, on one data rank without a pipeline.
+
+        The other fields of the layout, such as the micro-batch, have the defaults of `Layout`.
+        """
         return Layout(self.tensor, self.sequence, self.context).apply_to(spec)
 
 
 def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """Yield all splits by which heads, features, vocabulary and positions are divisible."""
+    """Yield all splits that divide `gpus`, and evenly the model's sizes and positions.
+
+    With `data.document_mask`, only splits without context parallelism are yielded.
+    """
     for tensor in divisors(gpus):
         for context in divisors(gpus // tensor):
             if context > 1 and spec.data.document_mask:
@@ -48,7 +54,7 @@ def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
 
 @dataclass(frozen=True)
 class PipelineSchedule:
-    """Pipeline-parallel ranks, stages per rank, and micro-batches per data rank and step."""
+    """Pipeline ranks, stages per rank (`virtual`), and micro-batches per data rank and step."""
 
     pipeline: int
     virtual: int
@@ -57,6 +63,8 @@ class PipelineSchedule:
 
 def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
     """Yield all schedules that have enough micro-batches for every stage.
+
+    Tied embeddings and `data.document_mask` allow no pipeline.
 
     ranks: product of pipeline and data-parallel ranks. micro_batch: sequences per micro-batch.
     """
@@ -76,7 +84,10 @@ def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[Pip
 def layouts(
     gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule
 ) -> tuple[Layout, ...]:
-    """Return a layout per way to shard state over data-parallel ranks, most sharded first."""
+    """Return a layout per way to shard state over data-parallel ranks, most sharded first.
+
+    policy: checkpointing policy. micro_batch: sequences per micro-batch.
+    """
     data = gpus // shape.ranks // schedule.pipeline
     return tuple(
         Layout(

@@ -14,7 +14,7 @@ ROWS = 2**20
 
 
 def lower_bound_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -> float:
-    """Return a lower bound on the seconds of a step.
+    """Return a lower bound on the seconds of a step of any layout with this model split.
 
     It assumes a pipeline without bubble and overlapped data-parallel traffic. In the forward pass,
     each matmul waits for the gather before it and each scatter for its matmul, so transfers are

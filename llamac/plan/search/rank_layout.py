@@ -32,8 +32,8 @@ _DEGREES = {
 class Layout:
     """A layout: degrees as in [parallel], sequences per micro-batch, and checkpointing.
 
-    sequence: sequence parallelism. checkpoint: recompute.policy. budget: bytes, if that is
-    "budget".
+    sequence: whether sequence parallelism is used. checkpoint: value of recompute.policy.
+    budget: value of recompute.budget in bytes, if the policy is "budget", else None.
     """
 
     tensor: int = 1
@@ -54,14 +54,15 @@ class Layout:
 
     @property
     def ranks(self) -> int:
-        """Return the number of ranks."""
+        """Return the number of ranks, the product of all degrees but `pipeline_virtual`."""
         return self.tensor * self.context * self.pipeline * self.data
 
     @property
     def kind(self) -> Layout:
-        """Return a representative that is equal for layouts of the same kind.
+        """Return a layout that is equal for all layouts of the same kind.
 
-        They may differ in the stages per pipeline rank and in the sharding of state.
+        Layouts are of the same kind if they differ only in the stages per pipeline rank and in how
+        many data-parallel ranks shard state.
         """
         return replace(self, pipeline_virtual=1, data_shard=self.data, data_replicate=1)
 
@@ -77,7 +78,7 @@ class Layout:
         return ",".join([*parts, self.checkpoint + limit])
 
     def changes(self, spec: Spec) -> dict[str, Any]:
-        """Return the keys of `spec` that this layout changes, for `Spec.replace`."""
+        """Return new values of the keys of `spec` that this layout changes, for `Spec.replace`."""
         new = {f"parallel.{key}": getattr(self, key) for key in _PARALLEL}
         if self.tensor == 1:
             del new["parallel.sequence"]  # which means nothing there
@@ -88,7 +89,7 @@ class Layout:
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def apply_to(self, spec: Spec) -> Spec:
-        """Return `spec` with this layout, without validating it."""
+        """Return a copy of `spec` with this layout, without validating it."""
         update: dict[str, Any] = {key: getattr(self, key) for key in _PARALLEL}
         update["async_tensor"] = _async(spec, self)
         parts: dict[str, Any] = {
@@ -115,7 +116,7 @@ def _value(spec: Spec, key: str) -> Any:
 
 
 def layout_of(spec: Spec) -> Layout:
-    """Return the layout of a spec."""
+    """Return the parallel degrees, micro-batch and checkpointing policy of a spec."""
     degrees = {key: getattr(spec.parallel, key) for key in _PARALLEL}
     return Layout(
         **degrees,

@@ -49,9 +49,9 @@ class SearchResult:
 
     Attributes:
         best: Layouts, fastest first, at most one of each kind (`Layout.kind`).
-        legal: Number of legal layouts.
-        unfit: Number of layouts that do not fit, by reason.
-        slower: Number of layouts that were pruned by a bound.
+        legal: Number of layouts that the spec allows on the GPUs, with each checkpointing policy.
+        unfit: Number of layouts that do not fit the device, by key of `UNFIT_REASONS`.
+        slower: Number of layouts that were pruned by a lower bound on their seconds.
         timed: Number of layouts that fit and were timed.
     """
 
@@ -74,7 +74,9 @@ def search(
     """Find the `top` fastest layouts of a setting's spec that fit its device.
 
     Args:
-        gpus: Number of GPUs.
+        setting: Spec, whose layout is replaced, with its device and framework.
+        gpus: Number of GPUs, all of which a layout uses.
+        top: Maximum number of layouts to return.
         workers: Number of processes; None means one per core.
         progress: Called with (model splits explored, all model splits, layouts timed).
 

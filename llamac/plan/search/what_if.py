@@ -21,14 +21,14 @@ STEP = 0.01
 
 @dataclass(frozen=True)
 class Change:
-    """A change of hardware or layout, and its effect.
+    """A change of hardware, layout or batch, and its effect on tokens/s per GPU.
 
     Attributes:
-        what: Description.
-        elasticity: Change of tokens/s in percent per percent of the figure; None for a change of
-            layout.
-        speedup: Factor on tokens/s if the figure doubles, or the layout changes.
-        fits: Whether the changed setting fits.
+        what: Description of the change.
+        elasticity: Change of tokens/s in percent per percent of the device's figure; None for other
+            changes.
+        speedup: Factor on tokens/s if the figure doubles (latencies: halve), or with the change.
+        fits: Whether the changed setting fits the device's memory.
     """
 
     what: str
@@ -38,13 +38,19 @@ class Change:
 
 
 def what_if(prediction: Prediction, program: Program) -> list[Change]:
-    """Return the effects of changes of the device and of the layout, best first."""
+    """Return the effects of changes of the device, the layout and the batch, fastest first.
+
+    program: the prediction's compiled spec.
+    """
     changes = [*_device_changes(prediction, program), *_layout_changes(prediction)]
     return sorted(changes, key=lambda change: -change.speedup)
 
 
 def speedup_if_all_double(prediction: Prediction, program: Program) -> float:
-    """Return the factor on tokens/s if all figures of the device double."""
+    """Return the factor on tokens/s if all rates of the device double and its latencies halve.
+
+    program: the prediction's compiled spec.
+    """
     setting = prediction.setting
     device = setting.device
     for change in CHANGES.values():
@@ -142,9 +148,9 @@ def _speed_ratio(current: Prediction, other: Prediction) -> float:
 
 
 def advice(changes: Sequence[Change], target: float, all_doubled: float) -> Iterator[str]:
-    """Yield sentences on how to reach `target` times the predicted speed.
+    """Yield sentences on how to reach `target` times the predicted speed, and the best changes.
 
-    all_doubled: factor on tokens/s if all figures of the device double.
+    changes: from `what_if`, fastest first. all_doubled: from `speedup_if_all_double`.
     """
     best = [change for change in changes if change.speedup > 1.005][:3]
     sufficient = [change for change in changes if change.speedup >= target and change.fits]

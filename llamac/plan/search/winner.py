@@ -22,7 +22,7 @@ from llamac.plan.search.search import RankedLayout, SearchResult
 
 
 def search_summary(result: SearchResult) -> Iterator[str]:
-    """Yield lines on how many layouts are legal, do not fit, were pruned and were timed."""
+    """Yield lines of text on how many layouts are legal, do not fit, were pruned or were timed."""
     spec, device = result.setting.spec, result.setting.device
     yield f"{spec.name} on {result.gpus:,} × {device.title}: {result.legal:,} legal layouts"
     for reason, words in UNFIT_REASONS.items():
@@ -34,7 +34,7 @@ def search_summary(result: SearchResult) -> Iterator[str]:
 
 
 def winners_table(result: SearchResult) -> TextTable:
-    """Return a table of the best layouts, with throughput, memory and seconds per step."""
+    """Return a table of the best layouts: throughput, memory, and seconds of a step by cause."""
     rows = [_row(number, ranked) for number, ranked in enumerate(result.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
@@ -67,7 +67,7 @@ def _row(number: int, ranked: RankedLayout) -> tuple[str, ...]:
 
 
 def search_json(result: SearchResult) -> dict[str, Any]:
-    """Return the JSON values of `plan --search --json`."""
+    """Return the JSON values of `plan --search --json`: counts of layouts, and the best ones."""
     return {
         "legal": result.legal,
         "does_not_fit": dict(result.unfit),
@@ -82,7 +82,8 @@ def search_json(result: SearchResult) -> dict[str, Any]:
 def winner_toml(result: SearchResult, base: str, overrides: Sequence[str], out: Path) -> str:
     """Return the TOML of a spec with the best layout, for the file `out`.
 
-    base: spec that it extends, as named on the command line. overrides: values of `--set`.
+    base: spec that it extends, as named on the command line. overrides: arguments of `--set`.
+    If the base has a recomputation budget and the best layout none, all keys are written instead.
     """
     (best, *others), device = result.best, result.setting.device
     prediction, layout = best.prediction, best.layout

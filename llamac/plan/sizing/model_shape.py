@@ -24,15 +24,15 @@ ASPECTS = (
 (Touvron et al. 2023, table 2). Interpolated linearly in log N; constant beyond the ends."""
 
 NARROWEST, WIDEST = 8, 1024
-"""Smallest and largest dim / layers of models."""
+"""Bounds of dim / layers for the models that `llama_with` considers."""
 
 CLOSE = 0.02
-"""Largest relative deviation of the parameter count that is accepted for LLaMA's proportions."""
+"""Largest deviation of the log of the parameter count that is accepted for LLaMA's proportions."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Width and depth of a model. parameters: total, including both embeddings and norms."""
+    """Width and depth of a model. parameters: total, including embedding, head and norms."""
 
     dim: int
     n_layers: int
@@ -40,12 +40,12 @@ class ModelShape:
 
     @property
     def n_heads(self) -> int:
-        """Return the number of heads."""
+        """Return the number of attention heads, of `HEAD` features each."""
         return self.dim // HEAD
 
 
 def matmul_weights(model: Model) -> int:
-    """Return the number of weights in linear layers, including the output projection."""
+    """Return the number of weights in a model's linear layers, including the output projection."""
     return model.n_layers * layer_weights(model) + model.vocab_size * model.dim
 
 
@@ -69,8 +69,9 @@ def llama_shape(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape
 def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
     """Return the shape of a LLaMA with about `parameters` parameters.
 
-    Among the models within 2 %, it has the ratio of width to depth closest to LLaMA's; if there are
-    none, it is the closest model. Raises ValueError if even the smallest model has more.
+    Among the models within 2 % (`CLOSE`), it deviates least from LLaMA's ratio of width to depth
+    and from `parameters`, in the sum of logs; if there are none, it is the closest in size.
+    Raises ValueError if even the smallest model has more.
     """
     shapes = list(_shapes(parameters, vocab_size))
     if not shapes:

@@ -21,14 +21,17 @@ USE = 0.45
 
 
 class ComputeBudgetError(ValueError):
-    """The compute budget is malformed, or outside the range of the laws."""
+    """A compute budget is malformed, outside the range of the laws, or too small for any model."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class LossLaw:
-    """L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022, section 3.3)."""
+    """Law of the loss L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022, section 3.3).
+
+    N: parameters. D: tokens. L: nats per token. name: display name.
+    """
 
     name: str
     e: float
@@ -38,7 +41,7 @@ class LossLaw:
     beta: float
 
     def loss(self, parameters: float, tokens: float) -> float:
-        """Return the loss in nats per token."""
+        """Return the loss, in nats per token, of a model trained on `tokens` tokens."""
         return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
 
     def optimum(self, flops: float) -> float:
@@ -69,7 +72,10 @@ This is fitted to the same data, without stopping the optimizer of the fit early
 
 @dataclass(frozen=True)
 class Optimum:
-    """Compute-optimal model of a law for a budget. key: name of the law on the command line."""
+    """Compute-optimal model of a law for a budget.
+
+    key: name of the law on the command line. name: display name. loss: nats per token.
+    """
 
     key: str
     name: str
@@ -79,12 +85,12 @@ class Optimum:
 
     @property
     def flops(self) -> float:
-        """Return the training FLOPs."""
+        """Return the training FLOPs, 6·N·D."""
         return 6 * self.parameters * self.tokens
 
 
 def optima(flops: float) -> list[Optimum]:
-    """Return the optimum of a budget by each law, with the loss that BESIROGLU gives.
+    """Return the optimum of a budget by each law, all with the loss that `BESIROGLU` gives.
 
     Approaches 1 and 2 are power laws through a row of Hoffmann et al. 2022, tables 3 and A3:
     67B parameters at 5.76e23 FLOPs, C^0.50, and at 6.88e23, C^0.49. Kaplan et al. 2020, table 6:
@@ -109,8 +115,9 @@ def _optimum(key: str, name: str, parameters: float, flops: float) -> Optimum:
 class SmallerModel:
     """A model smaller than the optimum that reaches its loss on more tokens, as LLaMA's do.
 
-    share: parameters relative to the optimum's. repaid: inference tokens after which cheaper
-    inference offsets the more expensive training. same: loss if trained with the optimum's FLOPs.
+    share: parameters relative to the optimum's. loss: the optimum's, in nats per token.
+    repaid: inference tokens after which cheaper inference offsets the more expensive training.
+    same: loss if trained with the optimum's FLOPs.
     """
 
     share: float
@@ -122,7 +129,7 @@ class SmallerModel:
 
     @property
     def flops(self) -> float:
-        """Return the training FLOPs."""
+        """Return the training FLOPs, 6·N·D."""
         return 6 * self.parameters * self.tokens
 
     @property
@@ -135,7 +142,9 @@ SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
 def smaller_models(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[SmallerModel]:
-    """Yield the optimum, and smaller models that reach its loss on more tokens.
+    """Yield the optimum, and smaller models that reach its loss on more tokens, largest first.
+
+    Their sizes are the `SHARES` of the optimum's, up to the first that never reaches the loss.
 
     The model that is cheapest to train to a loss is not the cheapest at inference (Touvron et al.
     2023, section 1). As in Sardana et al. 2023, training takes 6·N·D FLOPs, and inference 2·N per
@@ -153,7 +162,10 @@ def smaller_models(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[SmallerM
 
 
 def parse_flops(text: str) -> float:
-    """Parse a number of FLOPs such as "1e22". Raises ComputeBudgetError."""
+    """Parse a number of training FLOPs such as "1e22".
+
+    Raises ComputeBudgetError if it is no number between `SMALLEST` and `LARGEST`.
+    """
     try:
         flops = float(text.replace("_", ""))
     except ValueError:
@@ -167,9 +179,10 @@ def parse_flops(text: str) -> float:
 
 
 def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Return the FLOPs of `gpu_days` days of one GPU.
+    """Return the FLOPs that one GPU computes in `gpu_days` days.
 
-    use: fraction of the peak that is reached. Raises ComputeBudgetError outside the laws' range.
+    use: fraction of the peak that is reached. dtype: compute dtype of the peak.
+    Raises ComputeBudgetError if the result is outside `SMALLEST` to `LARGEST`.
     """
     flops = gpu_days * 86_400 * device.flops(dtype) * use
     if not SMALLEST <= flops <= LARGEST:
@@ -181,5 +194,5 @@ def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf
 
 
 def gpu_days(flops: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Return the days that `flops` take on one GPU at the fraction `use` of its peak."""
+    """Return the days that `flops` take on one GPU at the fraction `use` of its peak in `dtype`."""
     return flops / (86_400 * device.flops(dtype) * use)

@@ -42,7 +42,7 @@ class ComputeBudget:
     use: float = USE
 
     def days(self, flops: float) -> float:
-        """Return the days that `flops` take on one device."""
+        """Return the days that `flops` take on one of the budget's devices, computing in bf16."""
         return gpu_days(flops, self.device, self.use)
 
 
@@ -103,7 +103,7 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
 
 
 def budget_json(budget: ComputeBudget) -> dict[str, Any]:
-    """Return the JSON values of `plan --compute --json`: optima of the laws, smaller models."""
+    """Return the JSON values of `plan --compute --json`: budget, laws' optima, smaller models."""
     optima_of_laws = optima(budget.flops)
     return {
         "flops": budget.flops,
@@ -123,12 +123,15 @@ def _refitted_optimum(optima_of_laws: Sequence[Optimum]) -> Optimum:
 
 
 def choices() -> tuple[str, ...]:
-    """Return the keys that `find_optimum` accepts."""
+    """Return the keys that `find_optimum` accepts: those of the laws, and "llama"."""
     return (*(optimum.key for optimum in optima(1e20)), LLAMA)
 
 
 def find_optimum(budget: ComputeBudget, key: str) -> Optimum:
-    """Return the optimum of a law; "llama" is half the refitted one, trained to its loss."""
+    """Return the optimum of a budget by the law `key`, one of `choices`.
+
+    "llama" is a model of half the refitted law's optimum, trained to the same loss.
+    """
     optima_of_laws = optima(budget.flops)
     if key != LLAMA:
         return next(optimum for optimum in optima_of_laws if optimum.key == key)
@@ -141,8 +144,9 @@ def find_optimum(budget: ComputeBudget, key: str) -> Optimum:
 
 
 def sized_changes(optimum: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
-    """Return (shape, changes of `recipe`) for a LLaMA of about this size on one rank.
+    """Return (shape, changes of `recipe`) for a LLaMA of about the optimum's size on one rank.
 
+    Changes are values by dotted key; they set the batch and the learning rate too.
     Raises ComputeBudgetError if the optimum is smaller than the smallest LLaMA.
     """
     try:
@@ -172,7 +176,7 @@ def sized_toml(
     """Return (TOML of a spec for an optimum, the model's shape).
 
     overrides: values of `--set`. out: file that the spec will be written to.
-    Raises ComputeBudgetError or SpecError.
+    Raises ComputeBudgetError if no LLaMA is so small, SpecError if an override is invalid.
     """
     recipe = load_spec(RECIPE, overrides)
     shape, changes = sized_changes(optimum, recipe)

@@ -22,10 +22,14 @@ WITHIN, BETWEEN = "within a node", "between nodes"
 
 @dataclass(frozen=True)
 class RegionCost:
-    """Cost of a region's graph on the slowest rank.
+    """Cost of a region's forward or backward graph on the timeline's rank.
 
-    count: runs per step. Per run: seconds, including waits; waits: seconds of exposed transfers;
-    flops; nbytes: bytes moved in device memory.
+    Attributes:
+        direction: `forward` or `backward`.
+        count: Runs per step.
+        seconds: Duration of a run, including waits.
+        waits: Seconds of a run in which compute waits for transfers.
+        flops: FLOPs of a run. nbytes: Bytes that the ops of a run move in device memory.
     """
 
     region: str
@@ -38,7 +42,7 @@ class RegionCost:
 
     @property
     def total(self) -> float:
-        """Return the seconds per step."""
+        """Return the seconds of all runs in a step."""
         return self.count * self.seconds
 
 
@@ -46,7 +50,12 @@ class RegionCost:
 class OpCost:
     """Cost of the ops of one kind and shape, in one region and direction.
 
-    count: ops per step. seconds, flops, nbytes: per op. bound: its bottleneck, from `bound_of`.
+    Attributes:
+        direction: `forward` or `backward`.
+        shape: Shapes of the op's first operands and result, as text.
+        count: Number of such ops per step.
+        flops, nbytes, seconds: FLOPs, bytes moved in device memory, and duration of one op.
+        bound: Bottleneck of the op, from `bound_of`.
     """
 
     region: str
@@ -61,7 +70,7 @@ class OpCost:
 
     @property
     def total(self) -> float:
-        """Return the seconds per step."""
+        """Return the seconds of all such ops in a step."""
         return self.count * self.seconds
 
 
@@ -69,9 +78,16 @@ class OpCost:
 class TransferCost:
     """Cost of the transfers of one kind.
 
-    ranks: size of the group. link: slowest link that it crosses. nbytes: bytes that a rank sends
-    per transfer. count: transfers per step. seconds: per transfer. exposed: seconds per transfer in
-    which compute waits. node: (region, direction, node name) of a transfer in a graph, else None.
+    Attributes:
+        where: Region, direction and value of a transfer in a graph, else its purpose, as text.
+        kind: Collective, or `send`.
+        axis: Mesh axis of the group. ranks: Size of the group.
+        link: Slowest link that the group crosses: `WITHIN` or `BETWEEN`.
+        nbytes: Bytes that a rank sends per transfer.
+        count: Transfers per step.
+        seconds: Duration of a transfer.
+        exposed: Seconds per transfer in which compute waits for it.
+        node: (region, direction, node name) of a transfer in a graph, else None.
     """
 
     where: str
@@ -87,7 +103,7 @@ class TransferCost:
 
 
 def regions(step: StepTimeline) -> list[RegionCost]:
-    """Return the cost of each region's graphs, by descending time per step."""
+    """Return the cost of each graph that runs on the timeline's rank, by descending total time."""
     costs = []
     for (region, way), count in _runs(step).items():
         timed, nodes = step.graph_times[region, way], list(ops_in(step.graph(region, way)))
@@ -99,7 +115,7 @@ def regions(step: StepTimeline) -> list[RegionCost]:
 
 
 def ops(step: StepTimeline) -> list[OpCost]:
-    """Return the cost of each kind of op, by descending time per step."""
+    """Return the cost of each kind and shape of op, by descending time per step."""
     costs: dict[tuple[str, ...], OpCost] = {}
     for (region, way), count in _runs(step).items():
         for span in step.graph_times[region, way].spans:
@@ -115,7 +131,10 @@ def ops(step: StepTimeline) -> list[OpCost]:
 
 
 def transfer_costs(step: StepTimeline) -> list[TransferCost]:
-    """Return the cost of each transfer: collectives in graphs, data-parallel ones, sends."""
+    """Return the cost of each kind of transfer on the timeline's rank.
+
+    They are collectives in graphs, then data-parallel transfers and sends between stages.
+    """
     costs = []
     device, mesh = step.prediction.setting.device, step.cost.mesh
     for (region, way), count in _runs(step).items():
@@ -176,7 +195,10 @@ def _seconds(event: Event, transfer: Transfer | None) -> float:
 
 
 def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[str, Any]:
-    """Return the JSON values of `plan --ops` and `--collectives`, in bytes, FLOPs and seconds."""
+    """Return the JSON values of `plan --ops` and `--collectives`, in bytes, FLOPs and seconds.
+
+    by_op: whether to include regions and ops. collectives: whether to include transfers.
+    """
     values: dict[str, Any] = {}
     if by_op:
         values["regions"] = [vars(cost) for cost in regions(step)]
@@ -189,7 +211,7 @@ def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[s
 def link_of(device: Device, ranks: int, stride: int) -> str:
     """Return the slowest link that a group of ranks uses: WITHIN a node or BETWEEN nodes.
 
-    ranks: size of the group. stride: distance in ranks between neighbours of the group.
+    ranks: size of the group. stride: difference of the global ranks of two of its neighbours.
     """
     return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
 
@@ -204,7 +226,7 @@ def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
 
 
 def traffic(step: StepTimeline, node: fx.Node) -> int:
-    """Return the bytes that an op reads and writes; 0 for a view."""
+    """Return the bytes that an op reads and writes, each value once; 0 for a view."""
     if op_of(node).cost == "view":
         return 0
     values = {*operands_of(node), *values_of(node)}
@@ -212,7 +234,10 @@ def traffic(step: StepTimeline, node: fx.Node) -> int:
 
 
 def bound_of(step: StepTimeline, flops: float, nbytes: float) -> str:
-    """Return the bottleneck of an op: "arithmetic", "memory" or "launch"."""
+    """Return the bottleneck of an op at peak rates: "arithmetic", "memory" or "launch".
+
+    flops: FLOPs of the op. nbytes: bytes that it reads and writes.
+    """
     device = step.prediction.setting.device
     limits = {
         "arithmetic": flops / device.flops(step.cost.dtype),

@@ -12,7 +12,7 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Fold:
-    """Interval that the picture of a step omits.
+    """Interval that the picture of a step omits, since its passes repeat.
 
     begin, end: its bounds in seconds from the step's start; both are the step's end if nothing is
     omitted. hidden: number of omitted forward passes, and as many backward passes.
@@ -23,12 +23,15 @@ class Fold:
     hidden: int
 
     def shows(self, event: Event) -> bool:
-        """Return whether an event is outside the omitted part."""
+        """Return whether an event is outside the omitted interval."""
         return event.end <= self.begin or event.begin >= self.end
 
 
 def fold(step: StepTimeline) -> Fold:
-    """Return the part of a step to omit: repeated passes between its beginning and its end."""
+    """Return the part of a step to omit: passes that repeat between warm-up and cool-down.
+
+    Too short steps are shown whole.
+    """
     events = [event for event in step.events if event.lane == COMPUTE]
     last = max(event.turn for event in events)
     ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2

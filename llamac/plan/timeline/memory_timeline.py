@@ -16,14 +16,14 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Moment:
-    """Memory from one moment on, in bytes, without memory that is constant over the step.
+    """Memory of a rank from one moment on, in bytes, without what is constant over the step.
 
     Attributes:
         time: Seconds from the start of the step.
         saved: Activations saved for the backward pass.
-        working: Temporary memory of the running region.
-        logits: Logits of the running region.
-        event: The event in which the moment lies.
+        working: Temporary memory of the running region, without logits.
+        logits: Logits of the running region, in addition to `working`.
+        event: Event that begins or ends at this moment, or is in progress.
         lacking: Gradients that are not yet allocated, to be subtracted from the constant memory.
     """
 
@@ -36,7 +36,7 @@ class Moment:
 
     @property
     def total(self) -> float:
-        """Return all bytes, without the unallocated gradients."""
+        """Return the sum in bytes, less the gradients that are not yet allocated."""
         return self.saved + self.working + self.logits - self.lacking
 
 
@@ -46,7 +46,8 @@ class MemoryLevel:
 
     Attributes:
         time: Seconds from the graph's start.
-        live, logits: Bytes, including values saved for and by the graph.
+        live: Bytes of live values, including those saved for and by the graph.
+        logits: Bytes of logits while the loss runs, in addition to `live`.
         values: Names of the live values.
     """
 
@@ -62,9 +63,9 @@ class EventMemory:
 
     Attributes:
         saved: Bytes saved for the backward pass.
-        own: Bytes that this run saves (forward) or frees (backward).
+        own: Bytes that this run saves (forward) or frees (backward); 0 if no region runs.
         lacking: Bytes of gradients that are not yet allocated.
-        runs: Number of runs of each region whose activations are saved.
+        runs: Number of runs whose activations are saved, by region.
     """
 
     event: Event
@@ -82,7 +83,7 @@ class EventMemory:
 
 
 def moments(step: StepTimeline) -> Iterator[Moment]:
-    """Yield the moments of a step at which memory changes, in order."""
+    """Yield the moments of a step at which memory changes, in chronological order."""
     levels = {key: graph_levels(step, *key) for key in step.graph_times}
     events = list(event_memory(step))
     for current, following in zip(events, [*events[1:], None], strict=True):
@@ -137,7 +138,10 @@ def _allocated_gradients(event: Event, gradients: StepGradients, layers: int) ->
 
 
 def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[MemoryLevel]:
-    """Return the live memory during each op of a graph."""
+    """Return the live memory during each op of a region's graph, in order.
+
+    A backward graph's levels also include the workspace of kernels.
+    """
     activations = step.model.activations
     graph, region_graphs = step.graph(region, direction), step.program.regions[region]
     begins: Mapping[str, float] = {

@@ -11,7 +11,10 @@ from llamac.spec.parallel import micro_batches_per_round
 
 @dataclass(frozen=True)
 class Turn:
-    """One pass of a micro-batch through a stage. chunk: index of the stage among the rank's."""
+    """One pass of a micro-batch through a stage.
+
+    chunk: index of the stage among the pipeline rank's. micro_batch: index in the step.
+    """
 
     direction: Direction
     chunk: int
@@ -19,10 +22,12 @@ class Turn:
 
 
 def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]:
-    """Return the passes of a pipeline rank in one step, in order.
+    """Return the forward and backward passes of a pipeline rank in one step, in order.
 
     With one stage per rank (virtual = 1) this is 1F1B (Narayanan et al. 2019), else interleaved
     1F1B (Narayanan et al. 2021).
+
+    ranks: number of pipeline ranks. virtual: stages per rank.
     """
     round_size = micro_batches_per_round(micro_batches, ranks) if virtual > 1 else micro_batches
     count = micro_batches * virtual
@@ -46,7 +51,10 @@ def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]
 
 
 def warm_up(rank: int, ranks: int, virtual: int, micro_batches: int) -> int:
-    """Return the number of forward passes in the warm-up phase of 1F1B."""
+    """Return the number of forward passes in a pipeline rank's warm-up phase of 1F1B.
+
+    ranks: number of pipeline ranks. virtual: stages per rank; over 1 for interleaved 1F1B.
+    """
     if virtual == 1:
         return min(micro_batches, ranks - rank - 1)
     round_size = micro_batches_per_round(micro_batches, ranks)

@@ -25,7 +25,16 @@ from llamac.plan.timeline.step_events import DATA, PIPELINE, Event, Kind
 
 
 class StepTimeline:
-    """Timeline of a step on a pipeline rank. rank: None means the slowest one."""
+    """Timeline of a step on a pipeline rank.
+
+    Args:
+        program: The prediction's compiled spec.
+        rank: Index of the pipeline rank; None means the slowest one.
+
+    Attributes:
+        ranks: Number of pipeline ranks. virtual: Stages per pipeline rank.
+        micro_batches: Micro-batches per data-parallel rank and step.
+    """
 
     def __init__(self, prediction: Prediction, program: Program, rank: int | None = None) -> None:
         self.prediction, self.program = prediction, program
@@ -41,7 +50,7 @@ class StepTimeline:
 
     @cached_property
     def seconds(self) -> float:
-        """Return the duration of the step on this rank."""
+        """Return the duration of the step on this rank in seconds."""
         return max(event.end for event in self.events)
 
     # -- regions -----------------------------------------------------------------------------------
@@ -61,7 +70,7 @@ class StepTimeline:
         return regions + ([("head", None)] if stage == len(counts) - 1 else [])
 
     def graph(self, region: str, direction: Direction) -> fx.Graph:
-        """Return the graph of a region in one direction."""
+        """Return the forward or backward graph of a region, by its name."""
         module = getattr(self.program.regions[region], direction)
         return module.graph
 
@@ -77,11 +86,11 @@ class StepTimeline:
         return times
 
     def run(self, event: Event) -> GraphTime:
-        """Return the time of the graph that runs in an event."""
+        """Return the time of the graph that runs in a forward or backward event."""
         return self.graph_times[self.key(event)]
 
     def key(self, event: Event) -> tuple[str, Direction]:
-        """Return the (region, direction) of a forward or backward event."""
+        """Return the key in `graph_times` of a forward or backward event: (region, direction)."""
         assert event.kind in ("forward", "backward"), event
         return event.name, event.kind
 

@@ -19,14 +19,16 @@ Kind = Literal["forward", "backward", "bubble", "wait", "send", "gather", "reduc
 
 @dataclass(frozen=True)
 class Event:
-    """An interval of time on one lane.
+    """A computation, transfer or wait on one lane of a step's timeline.
 
     Attributes:
         name: Region that runs, or description of the transfer or wait.
         begin, end: Seconds from the start of the step.
-        layer: Number of the layer in the whole model; None outside layers.
-        turn: Index of the pass in the pipeline rank's order.
-        nbytes: Bytes that a rank sends to another stage.
+        lane: Row of the timeline: `compute`, `DATA` or `PIPELINE`.
+        layer: Index of the layer in the whole model; None outside layers.
+        micro_batch: Index of the micro-batch; None unless a region runs.
+        turn: Index of the forward or backward pass in the pipeline rank's order.
+        nbytes: Bytes that a rank sends to another stage, if this is a `send`.
         transfer: Data-parallel transfer of a `gather` or `reduce`.
     """
 

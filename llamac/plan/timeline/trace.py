@@ -24,7 +24,7 @@ TraceEvent = dict[str, Any]
 
 
 def trace_json(step: StepTimeline) -> dict[str, Any]:
-    """Return the trace as JSON values; `otherData` describes the setting and level of detail."""
+    """Return a step's trace as JSON values; `otherData` has the setting and level of detail."""
     detailed = _detailed_micro_batches(step)
     lanes = _lanes(step)
     threads = {lane: number for number, lane in enumerate(lanes)}
