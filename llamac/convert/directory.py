@@ -48,7 +48,7 @@ def write_import(
     log: Callable[[str], None],
     write_spec: Callable[[str], None],
 ) -> None:
-    """Write `source` as an import, in a directory beside `spec_path` named as it without ".toml".
+    """Write `source` as an import, in a directory beside `spec_path`, its name without ".toml".
 
     The directory appears complete or not at all.
     dtype: dtype of the written weights; None keeps the source's.

@@ -30,17 +30,17 @@ ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm
 
 
 def hf_name(canonical: str) -> str:
-    """Return a tensor's Hugging Face name: `tok_embeddings` → `model.embed_tokens.weight`."""
+    """Return Hugging Face's name of a tensor: `tok_embeddings` → `model.embed_tokens.weight`."""
     return _name(canonical, 0, "model.layers.")
 
 
 def gguf_name(canonical: str) -> str:
-    """Return a tensor's GGUF name: `layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
+    """Return GGUF's name of a tensor: `layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
     return _name(canonical, 1, "blk.")
 
 
 def meta_name(canonical: str) -> str:
-    """Return a tensor's name by Meta: `layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
+    """Return Meta's name of a tensor: `layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
     return f"{canonical}.weight"
 
 

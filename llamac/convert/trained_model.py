@@ -55,8 +55,8 @@ class TrainedModel:
 def open_trained_model(run: Path, checkpoint: str, log: Log) -> TrainedModel:
     """Open a run or an import, without reading its weights.
 
-    checkpoint: a step, a path, or "newest". Raises RunError if there is no undamaged checkpoint, or
-    the base weights of adapters are missing; ConversionError if it does not match spec.toml.
+    checkpoint: a step, a path, or "newest". Raises RunError if the checkpoint, or that of adapters'
+    base weights, is missing or damaged; ConversionError if it does not match spec.toml.
     """
     opened = open_model(run, checkpoint, log, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))

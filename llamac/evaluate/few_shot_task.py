@@ -25,7 +25,7 @@ class HarnessTask(Task):
     """Task of lm-evaluation-harness over a QuestionSet.
 
     Questions of one subject have the same few-shot examples, so that a model processes these only
-    once; only a question that is one of them has others.
+    once; a question that is one of them leaves itself out.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class HarnessTask(Task):
         """Return the metrics of a question by name, from 0 to 1.
 
         results: responses to the question's requests, in their order: (log-probability in nats,
-        whether greedy) of each choice, or the generated answer, with votes a list of them.
+        whether greedy) of each choice, or one generated answer, with votes a list of answers.
         """
         question, task = Question(**doc), self.set.task
         if task.kind == "choice":

@@ -19,7 +19,9 @@ PREFIX = "base_model.model."  # of every tensor's name in peft's files
 
 
 def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors into `directory`.
+    """Write a model's LoRA adapters into `directory`, without the weights they are added to.
+
+    The files are adapter_config.json and adapter_model.safetensors.
 
     dtype: dtype of the written adapters; None keeps the checkpoint's.
     Raises ConversionError for a model without adapters.
@@ -39,7 +41,11 @@ def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None
 
 
 def peft_name(name: str) -> str:
-    """Return peft's name of an adapter's A or B: `…attention.wq_lora_a` → `….lora_A.weight`."""
+    """Return peft's name of an adapter's A or B.
+
+    name: canonical name; `layers.0.attention.wo_lora_a` becomes
+    `base_model.model.model.layers.0.self_attn.o_proj.lora_A.weight`.
+    """
     module = hf_name(adapted_weight(name)).removesuffix(".weight")
     return f"{PREFIX}{module}.lora_{name[-1].upper()}.weight"
 

@@ -45,7 +45,7 @@ class SentencePiece:
     pieces: vocabulary by id. bpe: whether it is BPE, not unigram.
     byte_fallback: whether unknown characters become pieces of bytes.
     dummy_prefix: whether a space is put before every text.
-    strips_spaces: whether outer and repeated spaces are removed.
+    strips_spaces: whether outer spaces are removed and repeated ones reduced to one.
     charsmap: compiled rules that normalise characters; empty if there are none.
     bos, eos: token ids; -1 if the model has none.
     """

@@ -32,7 +32,7 @@ SPLIT = {  # the dim that model-parallel ranks split (llama/model.py); norms are
     "output": FIRST,
 }
 TABLE = "tok_embeddings"
-"""Canonical name of the embedding, which ranks split along SECOND, since Llama 3 along FIRST."""
+"""Embedding, which ranks split along SECOND up to Llama 2, and along FIRST since Llama 3."""
 
 LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a message, of a turn
 

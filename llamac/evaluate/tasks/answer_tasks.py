@@ -160,7 +160,7 @@ def read_humaneval(row: Row) -> Question:
 
 
 def read_mbpp(row: Row) -> Question:
-    """Read a row of MBPP: a task, tests, and a solution.
+    """Read a row of MBPP: a task (`text` or `prompt`), tests, and a solution.
 
     The prompt shows the tests and ends with [BEGIN], as in Austin et al. 2021; the solution ends
     with [DONE]. Raises BadRowError if a field is missing or has another form.
