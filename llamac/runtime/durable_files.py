@@ -33,7 +33,7 @@ LARGE = 1 << 22  # bytes of a write from which hashing runs in a thread beside i
 
 
 class Damaged(RunError, ValueError):
-    """Raised if a file is missing, or if its content differs from what was written."""
+    """A file is missing or cannot be read, or its content differs from what was written."""
 
 
 class NewFile:
@@ -41,7 +41,8 @@ class NewFile:
 
     `commit` renames it to its final name `path`, and `discard` removes it. resume: (number of
     bytes, their sha256) that an earlier process wrote and flushed; writing continues after them,
-    and later bytes are cut off. Raises Damaged if they are missing or differ.
+    and later bytes are cut off. None starts an empty file. size: number of bytes so far. Raises
+    Damaged if the bytes to resume after are missing or differ.
     """
 
     def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
@@ -74,7 +75,7 @@ class NewFile:
 
     @property
     def sha256(self) -> str:
-        """Return the sha256 of all bytes written so far."""
+        """Return the sha256 of all bytes written so far, in hex."""
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:
@@ -96,6 +97,7 @@ class NewFile:
         return self.size
 
     def fileno(self) -> int:
+        """Return the descriptor of the open temporary file."""
         return self._file.fileno()
 
     def flush(self) -> None:
@@ -108,9 +110,10 @@ class NewFile:
         os.fsync(self._file.fileno())
 
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
-        """Flush to disk, rename to the final name, and return the sha256.
+        """Flush to disk, rename to the final name, and return the sha256 in hex.
 
-        sealed: also write it to NAME.sha256. mode: permission bits; None for the default.
+        sealed: also write the hash to a seal, NAME.sha256. mode: permission bits; None for the
+        default. Raises Damaged if a directory has the final name.
         """
         self._end_hashing()
         self.sync()
@@ -139,7 +142,7 @@ class NewFile:
 def atomic_write(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
     """Context manager that yields a new file, committed at the end, or discarded after an error.
 
-    sealed, mode: as in `NewFile.commit`.
+    path: its final name. sealed, mode: as in `NewFile.commit`.
     """
     file = NewFile(path)
     try:
@@ -151,14 +154,14 @@ def atomic_write(path: Path, sealed: bool = False, mode: int | None = None) -> I
 
 
 def write(path: Path, data: bytes, sealed: bool = False, mode: int | None = None) -> str:
-    """Write a file atomically and return its sha256. sealed, mode: as in `NewFile.commit`."""
+    """Write a file atomically; return its sha256 in hex. sealed, mode: as in `NewFile.commit`."""
     with atomic_write(path, sealed, mode) as file:
         file.write(data)
     return file.sha256
 
 
 def write_array(path: Path, array: Any) -> str:
-    """Write a NumPy array as a .npy file atomically and return the file's sha256."""
+    """Write a NumPy array as a .npy file atomically; return the file's sha256 in hex."""
     import numpy as np
 
     with atomic_write(path) as file:
@@ -167,7 +170,7 @@ def write_array(path: Path, array: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented, atomically."""
+    """Write a value as indented JSON in UTF-8, atomically."""
     write(path, (_json(value, indent=1) + "\n").encode())
 
 
@@ -182,7 +185,8 @@ def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 def read_note(path: Path) -> dict[str, Any] | None:
     """Return an object written by `write_note`, or None if there is no such file.
 
-    Raises Damaged if it does not match its hash, OSError if it cannot be read.
+    The result includes the hash. Raises Damaged if the file is not a JSON object that matches its
+    hash, OSError if it cannot be read.
     """
     try:
         value = read_json(path)
@@ -208,7 +212,8 @@ def read_note_or_empty(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
-    Raises OSError, or ValueError if it is not UTF-8, not JSON or nested too deeply.
+    Raises OSError if it cannot be read, ValueError if it is not UTF-8, not JSON or nested too
+    deeply.
     """
     try:
         return json.loads(read_bytes(path))
@@ -231,7 +236,10 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading; raise OSError for devices and pipes, which may not end."""
+    """Open a regular file for reading bytes.
+
+    Raises OSError if it cannot be opened or is a directory, a device or a pipe, which may not end.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -243,19 +251,22 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a regular file. Raises OSError."""
+    """Return the bytes of a regular file. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a regular file in hex. Raises OSError."""
+    """Return the sha256 of a regular file in hex. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_all(paths: Iterable[Path]) -> list[str]:
-    """Return the sha256 of each file, reading several at a time. Raises OSError."""
+    """Return the sha256 of each file in hex, in order, reading READERS files at a time.
+
+    Raises OSError for the first one that is not a regular file or cannot be read.
+    """
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(sha256_of, paths))
 
@@ -266,7 +277,11 @@ def seal_path(path: Path) -> Path:
 
 
 def commit_file(temporary: Path, path: Path) -> None:
-    """Seal a file that other code wrote, flush it to disk, and rename it to its final name."""
+    """Seal a file that other code wrote, flush it to disk, and rename it to its final name.
+
+    temporary: the file's present name, in the same directory as `path`, its final name. Raises
+    Damaged if `path` is a directory.
+    """
     write(seal_path(path), f"{sha256_of(temporary)}\n".encode())
     flush(temporary)
     _name(temporary, path)
@@ -281,7 +296,7 @@ def _name(temporary: Path, path: Path) -> None:
 
 
 def is_undamaged(path: Path, sha256: str | None = None) -> bool:
-    """Return whether a file exists undamaged. sha256: as in `check`."""
+    """Return whether a file exists and matches its hash. sha256: as in `check`."""
     try:
         return bool(check(path, sha256))
     except Damaged:
@@ -289,10 +304,11 @@ def is_undamaged(path: Path, sha256: str | None = None) -> bool:
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
-    """Verify a file's hash and return its path. Raises Damaged if it is missing or differs.
+    """Verify a file's hash and return its path.
 
-    sha256: the expected hash; None for the one in the file's seal. A file is read once per process,
-    unless it changes.
+    sha256: the expected hash in hex; None for the one in the file's seal. A file is read once per
+    process, unless its `stamp` changes. Raises Damaged if it cannot be read, has no valid seal, or
+    differs.
     """
     try:
         actual = _hash_now(path, *stamp(path))
@@ -304,7 +320,7 @@ def check(path: Path, sha256: str | None = None) -> Path:
 
 
 def read_seal(path: Path) -> str:
-    """Return the sha256 in the seal of a file. Raises Damaged if there is no valid seal."""
+    """Return the sha256, in hex, in the seal of a file. Raises Damaged without a valid seal."""
     seal = seal_path(path)
     try:
         text = read_bytes(seal).decode("ascii", errors="replace").strip()
@@ -336,10 +352,12 @@ def check_once(
 ) -> None:
     """Verify files against their hashes, except those verified earlier with the same `stamp`.
 
-    files: (path, sha256) of each. note: file in which stamps of verified files are stored; if it
-    cannot be written, every call reads all files. progress: called with the number of bytes read so
-    far. Raises Damaged for the first file, in order, that is missing or differs. The first
-    verification takes about a second per gigabyte and core, a later one a `stat` per file.
+    files: (path, sha256 in hex) of each. note: JSON file in which stamps of verified files are
+    stored; if it cannot be written, every call reads all files. progress: called after each file
+    that is read, with the total number of bytes read. Raises Damaged for the first file, in order,
+    that is missing or differs. The first
+    verification takes about a second per gigabyte and
+    core, a later one a `stat` per file.
     """
     known = _stamps(note)
     now, done = dict(known), 0
@@ -387,9 +405,10 @@ def flush(path: Path) -> None:
 
 
 def path_within(root: Path, name: str) -> Path:
-    """Return root / name, so that a run writes and deletes only within its own directory.
+    """Return root / name, after checking that it lies within `root`.
 
-    Raises RunError if a symbolic link in it leads out of `root`.
+    A run thus writes and deletes only within its own directory. Raises RunError if a symbolic link
+    leads out of `root`.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):

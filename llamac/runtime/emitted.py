@@ -15,7 +15,7 @@ from .durable_files import read_bytes, read_json
 def read_spec(directory: Path) -> dict[str, Any]:
     """Return spec.toml of an emitted directory, parsed; rank 0 reports modified files on stderr.
 
-    Raises SystemExit if spec.toml cannot be read or a build was interrupted.
+    Raises SystemExit if spec.toml cannot be read, or as `changes` does.
     """
     try:
         if (problem := changes(directory)) and os.environ.get("RANK", "0") == "0":
@@ -30,8 +30,9 @@ def read_spec(directory: Path) -> dict[str, Any]:
 def changes(directory: Path) -> str:
     """Return a message that lists the modified or missing files of the program, or "".
 
-    Compares them with the hashes in MANIFEST.json. Raises SystemExit if a build was interrupted
-    while it replaced them.
+    Compares code and spec with the hashes in MANIFEST.json; returns "" if there is no such file,
+    and a message if it is damaged. Raises SystemExit if a build was interrupted while it replaced
+    them.
     """
     manifest = directory / "MANIFEST.json"
     if not manifest.exists():
@@ -50,7 +51,10 @@ def changes(directory: Path) -> str:
 
 
 def affects_results(name: str) -> bool:
-    """Return whether training results depend on a file of an emitted directory: code or spec."""
+    """Return whether training results depend on a file of an emitted directory: code or spec.
+
+    name: path of the file relative to the directory.
+    """
     return name.endswith((".py", ".cpp")) or name == "spec.toml"
 
 

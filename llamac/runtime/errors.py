@@ -31,22 +31,26 @@ REMEDIES = {
         "remove or rename the file in its place",
     ),
 }
+"""Advice on an error of the file system, by errno."""
 
 
 def remedy(error: BaseException) -> str:
-    """Return advice on an error of the file system, as an imperative clause: "make room"."""
+    """Return advice on an error of the file system, as an imperative clause: "make room".
+
+    Errors that are not in REMEDIES give "fix that".
+    """
     return REMEDIES.get(getattr(error, "errno", None) or 0, "fix that")
 
 
 class SourceError(RunError, ValueError):
-    """A data source cannot be read at all, because no file matches or a package is missing."""
+    """Data sources cannot be used at all, for example because a package is missing."""
 
 
 class InputError(SourceError):
     """A key of a `[[data.source]]` does not match the files on disk.
 
-    at: path of the key, such as ("paths", 0) or ("text_field",). source: name of the source, set by
-    `add_source_name`.
+    at: path of the key within the source, such as ("paths", 0) or ("text_field",). source: name of
+    the source, put before the message; "" until `add_source_name` sets it.
     """
 
     exit_code = 2
@@ -63,7 +67,7 @@ class InputError(SourceError):
 
 @contextmanager
 def add_source_name(source: str) -> Iterator[None]:
-    """Context manager that sets the source's name on InputErrors raised in its block."""
+    """Context manager that sets the source's name on an InputError raised in its block."""
     try:
         yield
     except InputError as error:

@@ -26,7 +26,8 @@ TAIL = 1 << 20  # bytes at the end of the file that are searched for a run's id
 def record(run: Path, event: str, step: int, **extra: Any) -> None:
     """Append an event to the run's events.jsonl; errors of writing are ignored.
 
-    step: last step before the event. extra: further fields, JSON values.
+    event: kind, such as "save". step: last step before the event. extra: further fields, JSON
+    values. The time is added.
     """
     line = json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **extra})
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -43,8 +44,9 @@ def record(run: Path, event: str, step: int, **extra: Any) -> None:
 def identity(run: Path, resumed: int) -> str:
     """Return the run's id for experiment trackers.
 
-    It is the id of the last start in events.jsonl, or a new one if there is none or the run starts
-    at step 0. resumed: step after which it resumes.
+    It is the id of the last start in the last TAIL bytes of events.jsonl, or a new one, 12 hex
+    digits, if there is none or the run starts at step 0. resumed: step after which the run resumes;
+    0 if it does not.
     """
     last = ""
     with suppress(OSError), open_regular(run / NAME) as file:

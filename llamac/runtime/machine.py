@@ -32,9 +32,9 @@ from .terminal import escaped
 def report_errors(work: Callable[[], int]) -> Callable[[], int]:
     """Decorate a program's main function, so that errors the user can fix become an exit code.
 
-    RunError, OSError and failed allocations print one `error: …` line on stderr, even if several
-    ranks raise the same, and return 1; Ctrl-C returns 130. Other errors are raised. Characters that
-    the terminal's encoding lacks are printed as backslash escapes.
+    RunError, OSError and failed allocations print an `error: …` line on stderr and return 1; a
+    RunError with a `printing_rank` is printed by that rank alone. Ctrl-C returns 130. Other errors
+    are raised. Characters that the terminal's encoding lacks are printed as backslash escapes.
     """
 
     @functools.wraps(work)
@@ -93,7 +93,10 @@ def log(text: str) -> None:
 
 
 def positive(text: str) -> int:
-    """Parse a positive integer, as an argparse type."""
+    """Parse a positive decimal integer, as an argparse type.
+
+    Raises argparse.ArgumentTypeError for any other text.
+    """
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
@@ -102,7 +105,8 @@ def positive(text: str) -> int:
 def arguments(description: str, directory: Path, steps: int) -> argparse.Namespace:
     """Parse the command line of train.py into `run`, `resume` and `steps`.
 
-    directory, steps: defaults of `run` and `steps`.
+    description: text of --help. directory, steps: defaults of `run` (run directory) and `steps`
+    (last step). `resume` is "auto", "never" or a path. Exits with code 2 if they are invalid.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=directory, metavar="DIR", help="run directory")
@@ -114,9 +118,10 @@ def arguments(description: str, directory: Path, steps: int) -> argparse.Namespa
 
 
 def this_command(without: str) -> str:
-    """Return the shell command that started this program, without the option `without`.
+    """Return the shell command that started this program, without an option and its value.
 
-    Under torchrun, it is the torchrun command that starts this node's processes.
+    without: the option, such as "--resume". Under torchrun, it is the torchrun command that starts
+    this node's processes.
     """
     words, command = iter(sys.argv), [sys.executable]
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -131,7 +136,10 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Whether torch.compile works on this machine, and why, as text."""
+    """Whether torch.compile works on this machine.
+
+    why: the compiler that it uses ("g++"), or what is missing, as text.
+    """
 
     available: bool
     why: str
@@ -140,7 +148,7 @@ class Compiler(NamedTuple):
 def choose_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu" or "cuda"; "auto" prefers CUDA.
 
-    Raises RunError if "cuda" is not available.
+    Raises RunError if `name` is "cuda" and torch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError('hardware.device = "cuda", but torch finds no CUDA GPU: set it to "auto"')
@@ -169,7 +177,7 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished all work."""
+    """Wait until the device has finished all work enqueued so far; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -178,8 +186,8 @@ def compiler_available(device: torch.device) -> Compiler:
     """Return whether torch.compile can build kernels for `device`.
 
     For CPUs, Inductor generates C++ that needs Python.h and OpenMP, so this compiles a program that
-    needs both with $CXX, or g++ and clang++, and sets $CXX to the first compiler that works. For
-    CUDA, Triton must be installed, and a C compiler for its launcher.
+    needs both with $CXX, or, if it is unset, g++ and then clang++, and sets $CXX to the first that
+    works. For CUDA, Triton must be installed, and a C compiler for its launcher.
     """
     return _triton(device) if device.type == "cuda" else _cpp_compiler()
 
@@ -197,9 +205,10 @@ def compile_or_eager(
 ) -> str:
     """Call `compile` if the setting and this machine allow it; return the decision as text.
 
-    setting: `kernels.compile`, "auto", "always" or "never". flops: training FLOPs of the whole run.
-    On CPUs, "auto" runs eagerly below `SHORT_RUN`, whether compiled regions are cached or not, so
-    that a resumed run makes the same decision. Raises RunError if "always" is impossible.
+    setting: `kernels.compile`, "auto", "always" or "never". compile: compiles the model's regions.
+    flops: training FLOPs of the whole run. On CPUs, "auto" runs eagerly below `SHORT_RUN`, whether
+    compiled regions are cached or not, so that a resumed run makes the same decision. Raises
+    RunError if "always" is impossible.
     """
     if setting == "never":
         return 'eager (kernels.compile = "never")'
@@ -280,11 +289,11 @@ def _try_cpp(compiler: str) -> str:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Measure the peak of a dense n×n matmul in `dtype`, in FLOP/s.
+    """Measure the highest rate of dense n×n matmuls in `dtype` on `device`; return it in FLOP/s.
 
-    Takes about `seconds`: n grows while the next size takes little of that time. The fastest trial
-    counts, because others may be slowed by other load on the machine. Does not change torch's
-    global random state.
+    Takes about `seconds`: n grows from 256 to at most 8192 while the next size takes little of that
+    time. The fastest trial counts, because others may be slowed by other load on the machine. Does
+    not change torch's global random state.
     """
     best, deadline, share = 0.0, time.perf_counter() + seconds, seconds / 6
     generator = torch.Generator(device).manual_seed(0)
@@ -328,7 +337,11 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak memory in bytes: torch's allocations on a GPU, else the resident set size."""
+    """Return this process's peak memory in bytes.
+
+    On a GPU, torch's allocations, else the resident set size, since `forget_peak_memory` or, where
+    the system does not support that, since the process started.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):

@@ -11,11 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-Pieces = tuple[tuple[str, int], ...]  # (canonical name, rows), in order along dim 0
+Pieces = tuple[tuple[str, int], ...]
+"""(canonical name, rows) of each parameter in a packed one, in order along dim 0."""
 
 
 def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]:
-    """Return a table of packed parameters for all layers. packs: pattern → pieces, as patterns."""
+    """Return packed parameter → its pieces, with an entry for each layer.
+
+    packs: pattern of a packed parameter → its pieces, whose names are patterns too. layers: number
+    of layers.
+    """
     expanded: dict[str, Pieces] = {}
     for name, pieces in packs.items():
         for layer in range(layers) if "*" in name else (0,):
@@ -31,8 +36,9 @@ def canonical_views(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (canonical name, view) of each canonical parameter in a tensor.
 
-    name: the model's parameter. tensor: its weights, or its gradient, master or state; the views
-    share its memory. packed: name of a packed parameter → its pieces; others are canonical.
+    name: the model's name of the parameter. tensor: its weights, or its gradient, master or state;
+    the views share its memory. packed: name of a packed parameter → its pieces; others are
+    canonical.
     """
     if name not in packed:
         yield name, tensor
@@ -51,8 +57,8 @@ def initialise_parameters(
     """Initialise all parameters of a model in place.
 
     init: pattern of a canonical parameter → ("normal" or "uniform", standard deviation) or ("ones"
-    or "zeros", 0). packed: as in `canonical_views`. Initial weights depend on neither packing nor
-    device.
+    or "zeros", 0). packed: as in `canonical_views`. seed: with the canonical name, it determines
+    the values, which depend on neither packing nor device.
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):
@@ -64,8 +70,8 @@ def initial_value(
 ) -> Tensor:
     """Return the initial values of a canonical parameter, float32 on the CPU.
 
-    Each parameter has its own random generator, seeded by `seed` and its name. init: as in
-    `initialise_parameters`.
+    Each parameter has its own random generator, seeded by `seed` and its canonical name. shape: of
+    the full parameter. init: as in `initialise_parameters`.
     """
     kind, std = init[pattern(canonical)]
     if kind in ("ones", "zeros"):

@@ -15,7 +15,8 @@ _CONTROLS = re.compile(
 def escaped(text: str) -> str:
     r"""Return `text` with control characters replaced by escapes such as `\x1b`.
 
-    Newlines and tabs remain. Escape only what is printed: files keep the original text.
+    Also escapes bidirectional controls and lone surrogates; newlines and tabs remain. Escape only
+    what is printed: files keep the original text.
     """
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
@@ -24,6 +25,7 @@ def supports_escapes(stream: TextIO | None) -> bool:
     """Return whether `stream` supports escape codes, for colours and live lines.
 
     It does if it is a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
+    None, a stream that does not exist, supports none.
     """
     if stream is None or not stream.isatty():
         return False

@@ -18,7 +18,10 @@ INIT_NOTE = "init.json"
 
 
 def require_all_weights(path: Path) -> None:
-    """Raise RunError if the checkpoint at `path` holds adapters without their base weights."""
+    """Raise RunError if the checkpoint at `path` holds LoRA adapters without their base weights.
+
+    Raises OSError or ValueError if its state cannot be read.
+    """
     if is_adapter(path):
         raise RunError(
             f"{path} holds adapters but no model: merge them with `llamac export`, and import the "
@@ -27,20 +30,26 @@ def require_all_weights(path: Path) -> None:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether the checkpoint at `path` holds adapters without their base weights."""
+    """Return whether the checkpoint at `path` holds LoRA adapters without their base weights.
+
+    Raises OSError or ValueError if its state cannot be read.
+    """
     return finetune_settings(path).get("method") == "lora"
 
 
 def finetune_settings(path: Path) -> dict[str, Any]:
-    """Return the [finetune] section of the run that saved the checkpoint at `path`, or {}."""
+    """Return the [finetune] section of the run that saved the checkpoint at `path`; {} without one.
+
+    Raises OSError or ValueError if the checkpoint's state cannot be read.
+    """
     return integrity.read_state(path)["curve"].get("finetune") or {}
 
 
 def find_base_weights(path: Path) -> Path:
-    """Return the path of the base weights' checkpoint for the adapters at `path`.
+    """Return the path of the base weights' checkpoint for the adapters' checkpoint at `path`.
 
-    Verifies all of its checksums. Raises RunError if it is missing or damaged, or if the adapters
-    were trained on other weights.
+    The init.json of the adapters' run names it. Verifies all of its checksums. Raises RunError if
+    it is missing or damaged, or if the adapters were trained on other weights.
     """
     run = path.resolve().parent.parent
     expected_sha256 = integrity.read_state(path)["curve"]["init"]

@@ -30,7 +30,11 @@ class CheckpointSaver:
     """
 
     def __init__(self, keep: int, asynchronous: bool) -> None:
-        """Create the saver's process group. keep: number of newest checkpoints to retain."""
+        """Create the saver's process group.
+
+        keep: number of newest checkpoints to retain. asynchronous: whether `save` returns as soon
+        as the tensors are copied to host memory.
+        """
         self.keep, self.asynchronous = keep, asynchronous
         self._ranks = Ranks.world()
         self._host: dict[tuple[str, str], Tensor] = {}
@@ -56,7 +60,9 @@ class CheckpointSaver:
     ) -> None:
         """Save a checkpoint of the run; tensors may be modified as soon as this returns.
 
-        Waits for the previous save first, and raises its error if it failed.
+        tensors: this rank's parts. progress, settings, spec_sha256: as in `checkpoint_state`. Waits
+        for the previous save first, and raises its error if it failed. Deletes all but the newest
+        checkpoints, and records the save in the run's events.jsonl.
         """
         self.wait()
         state = checkpoint.checkpoint_state(progress, settings, spec_sha256)
@@ -68,7 +74,7 @@ class CheckpointSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the last save is complete; if it failed, raise its error once."""
+        """Wait until the last save is complete; if it failed, raise its error (RunError) once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -46,8 +46,8 @@ SINGLE_RANK = Ranks()
 def run_lock(run: Path, ranks: Ranks = SINGLE_RANK) -> Iterator[None]:
     """Context manager that locks `run` against other trainers, creating it if it does not exist.
 
-    Rank 0 locks RUN/.lock for all ranks. If another process has locked it, all ranks raise
-    RunError. The kernel releases the lock when the process ends, however it ends.
+    Rank 0 locks RUN/.lock for all ranks. If another process has locked it, or it cannot be created,
+    all ranks raise RunError. The kernel releases the lock when the process ends, however it ends.
     """
     with ExitStack() as stack:
         ranks.on_first(lambda: stack.enter_context(_locked(run)))
@@ -84,6 +84,7 @@ def checkpoint_state(
     """Return the contents of a checkpoint's state.json, with the random state of this moment.
 
     settings: settings that must be unchanged to resume (`find_resume_point`), stored under "curve".
+    spec_sha256: hash of the run's resolved spec.
     """
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(settings)}
     return state | {"random": random_state()}
@@ -94,8 +95,9 @@ def commit(
 ) -> Path:
     """Write the checkpoint of a step, delete all but the newest `keep`, and return its path.
 
-    All ranks call this. tensors: this rank's parts. state: from `checkpoint_state`. If any rank
-    cannot write its part, raises RunError on all ranks after deleting the files written.
+    All ranks call this. tensors: this rank's parts. state: from `checkpoint_state`. keep: number of
+    checkpoints, the new one included. If any rank cannot write its part, raises RunError on all
+    ranks after deleting the files written.
     """
     directory = durable_files.path_within(run, "checkpoints")
     final = checkpoint_path(run, state["step"])
@@ -152,8 +154,8 @@ def finalize(
 ) -> None:
     """Add state.json and MANIFEST.json to the tensors in `temporary`, and flush all to disk.
 
-    entries: manifest entries of files that are already hashed, one mapping per rank; the remaining
-    files are hashed here.
+    state: contents of state.json. entries: manifest entries of files that are already hashed, one
+    mapping per rank; the remaining files are hashed here.
     """
     (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
     manifest = {name: entry for part in entries for name, entry in part.items()}
@@ -175,10 +177,9 @@ def _all_equal(values: Sequence[Any]) -> bool:
 def load(path: Path, tensors: Tensors, ranks: Ranks = SINGLE_RANK) -> dict[str, Any]:
     """Load a checkpoint into `tensors` in place; return its state.json, parsed.
 
-    The run that saved it may have had another parallel layout. path: the step's directory.
-
-    All ranks call this, each with its own parts of the tensors. Raises RunError on all ranks if any
-    of them cannot read all its parts.
+    All ranks call this, each with its own parts of the tensors; the run that saved it may have had
+    another parallel layout. path: the step's directory. Does not verify checksums. Raises RunError
+    on all ranks if any of them cannot read all its parts.
     """
 
     def work() -> dict[str, Any]:
@@ -195,7 +196,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = SINGLE_RANK) -> dict[str, 
 
 
 def steps(run: Path) -> list[int]:
-    """Return the steps of `run`'s checkpoints in ascending order."""
+    """Return the steps of `run`'s checkpoints in ascending order, undamaged or not."""
     names = {path.name for path in (run / "checkpoints").glob("step-*")}
     candidates = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
     return sorted(step for step in candidates if checkpoint_path(run, step).name in names)
@@ -207,10 +208,10 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def newest_undamaged(run: Path, log: Log, ranks: Ranks = SINGLE_RANK) -> Path | None:
-    """Return the newest checkpoint of `run` with valid checksums, or None.
+    """Return the path of the newest checkpoint of `run` with valid checksums.
 
-    All ranks call this, and verify a share of the files each. Rank 0 reports newer, damaged
-    checkpoints to `log`.
+    None if it has no undamaged checkpoint. All ranks call this, verify a share of the files each,
+    and get the same path. Rank 0 reports newer, damaged checkpoints to `log`.
     """
     own = ranks.on_first(lambda: steps(run))
     for step in reversed(own):
@@ -242,7 +243,9 @@ def find_resume_point(
         ranks: all ranks of the run.
 
     Raises:
-        RunError: the checkpoint is damaged, holds weights only, or has other settings.
+        RunError: the checkpoint (for "auto", every one) is damaged, or it holds weights only or has
+            other settings; `resume` is "never" and `run` has checkpoints; or `resume` is a
+            checkpoint of another run and `run` has its own.
     """
     ranks.on_first(lambda: _remove_leftovers(durable_files.path_within(run, "checkpoints")))
     try:
@@ -316,8 +319,9 @@ def restore(
 ) -> None:
     """Load the checkpoint that `find_resume_point` returned: `tensors` in place, and random state.
 
-    Renames later checkpoints of `run`. All ranks call this, and raise RunError if the checkpoint
-    cannot be read or `settings` differ from its own.
+    Renames later checkpoints of `run`, as `move_later_aside` does. path, state: that checkpoint and
+    its state. settings: as in `find_resume_point`. All ranks call this, and raise RunError if the
+    checkpoint cannot be read or `settings` differ from its own.
     """
     ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, run=run))
     load(path, tensors, ranks)

@@ -68,11 +68,13 @@ class TensorChunk:
 
     @property
     def metadata(self) -> ChunkStorageMetadata:
-        """Return the offsets and sizes of the part, as DCP's metadata has them."""
+        """Return the offsets and sizes of the part, as DCP's metadata stores them."""
         return ChunkStorageMetadata(torch.Size(self.offsets), self.tensor.shape)
 
 
 Parts = Mapping[str, Tensor | TensorChunk]
+"""Canonical name → this rank's part: a chunk, or the full tensor."""
+
 Tensors = Mapping[str, Parts]
 """Section ("model", …) → canonical name → this rank's part: a chunk, or the full tensor."""
 
@@ -87,8 +89,9 @@ def as_chunk(part: Tensor | TensorChunk) -> TensorChunk:
 def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
     """Write the parts of all ranks into `directory`. All ranks call this, each with its own.
 
-    A part that several ranks have is written once. Raises the same error on all ranks: OSError or
-    RuntimeError if writing fails, RunError if the parts of a tensor overlap or do not cover it.
+    tensors: the calling rank's parts. A part that several ranks have is written once. Raises the
+    same error on all ranks: OSError or RuntimeError if writing fails, RunError if the parts of a
+    tensor overlap or do not cover it.
     """
     # No copying ahead: it would use the calling thread's CUDA device, which is GPU 0 in all
     # threads but the first, on every rank.
@@ -143,7 +146,7 @@ def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
 
 
 class Writer(FileSystemWriter):
-    """DCP writer that raises the OSError ("No space left on device") behind torch.save's error."""
+    """DCP writer that raises the OSError, such as a full disk's, that torch.save's error hides."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
@@ -168,7 +171,8 @@ class Reader(FileSystemReader):
 class ChunkSavePlanner(DefaultSavePlanner):
     """Save planner for parts of canonical tensors.
 
-    The default planner writes copies once; this one also requires that parts cover their tensors.
+    The default planner writes copies once; this one also requires that the parts of all ranks cover
+    their tensors, and raises RunError if they do not or overlap.
     """
 
     def set_up_planner(
@@ -226,7 +230,7 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
 
 
 class ChunkLoadPlanner(DefaultLoadPlanner):
-    """Load planner that assembles each part from the parts in the files.
+    """Load planner that assembles each of this rank's parts from the parts in the files.
 
     Raises RunError if a tensor is missing, has another shape or is incomplete.
     """

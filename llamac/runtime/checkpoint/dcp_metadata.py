@@ -31,6 +31,8 @@ RECORDS = {
         *("TensorProperties", "TensorStorageMetadata"),
     )
 } | {(f"{DCP}.filesystem", "_StorageInfo")}
+"""(module, class) that are read as inert records: their fields are kept, their code is not run."""
+
 IGNORED_NAMES = {  # origin and memory layout of the saved tensors, which are not needed
     *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath")),
     *(("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath")),
@@ -40,7 +42,10 @@ IGNORED_NAMES = {  # origin and memory layout of the saved tensors, which are no
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read DCP's metadata at `path`. Raises ValueError if it is damaged or has other contents."""
+    """Read DCP's metadata file at `path`.
+
+    Raises OSError if it cannot be opened, ValueError if it is damaged or has other contents.
+    """
     with open(path, "rb") as file:
         try:
             return _metadata(_InertUnpickler(file).load())

@@ -69,8 +69,8 @@ def find_initial(
 def resolve_source(source: Path, log: checkpoint.Log) -> tuple[Path, Path]:
     """Return (undamaged checkpoint, directory of its run or import).
 
-    source: a checkpoint, or a run or import, whose newest undamaged checkpoint is used. Raises
-    RunError if there is none.
+    source: a checkpoint, or a run or import, whose newest undamaged checkpoint is used. log:
+    receives messages on damaged ones. Raises RunError if there is none.
     """
     if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
         if problem := integrity.damage(source):
@@ -156,7 +156,8 @@ def _unordered(value: Any) -> Any:
 def load_adapters(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
     """Load this rank's parts of the initial adapters in place, if the run begins from any.
 
-    All ranks call this. note: from `find_initial`.
+    All ranks call this. note: from `find_initial`. weights: canonical name → this rank's part of an
+    adapter matrix. Raises RunError if they cannot be read.
     """
     if note["adapters"]:
         checkpoint.load(Path(note["adapters"]), {"model": weights}, ranks)
@@ -165,6 +166,7 @@ def load_adapters(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> 
 def load_initial(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
     """Load this rank's parts of the initial weights in place.
 
-    All ranks call this. note: from `find_initial`.
+    All ranks call this. note: from `find_initial`. weights: canonical name → this rank's part.
+    Raises RunError if they cannot be read.
     """
     checkpoint.load(Path(note["checkpoint"]), {"model": weights}, ranks)

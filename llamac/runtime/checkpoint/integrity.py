@@ -16,7 +16,7 @@ SINGLE_RANK = Ranks()
 
 
 def manifest_entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
-    """Return path relative to `root` → {"bytes": size, "sha256": hash} for each of `files`."""
+    """Return path relative to `root` → {"bytes": size, "sha256": hex digest} of each file."""
     return {
         str(path.relative_to(root)): {
             "bytes": path.stat().st_size,
@@ -27,9 +27,10 @@ def manifest_entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return state.json of the checkpoint at `path`.
+    """Return state.json of the checkpoint at `path`, parsed.
 
-    Raises OSError if it cannot be read, ValueError if it is damaged.
+    Raises OSError if it cannot be read, ValueError if it lacks required keys or is damaged. Does
+    not compare it with the manifest.
     """
     state = durable_files.read_json(path / "state.json")
     kinds = {"step": int, "curve": dict, "random": list}

@@ -24,7 +24,10 @@ from .same_settings import changed_keys
 
 
 class BadRequest(RunError):
-    """The user asked for something that does not exist, such as a checkpoint; exit code 2."""
+    """The user asked for something that does not exist, such as a checkpoint.
+
+    Generation exits with code 2 on it, and with 1 on other RunErrors.
+    """
 
 
 def read_prompt(argument: str) -> str:
@@ -44,8 +47,8 @@ def read_prompt(argument: str) -> str:
 def choose_checkpoint(run: Path, which: str, log: checkpoint.Log) -> Path:
     """Return the path of a checkpoint of `run` after verifying its checksums.
 
-    which: "newest" (the newest undamaged one; damaged ones are reported to `log`), a step, or a
-    path. Raises BadRequest if it does not exist, RunError if it is damaged.
+    which: "newest" (the newest undamaged one; damaged ones are reported to `log`), a step, or the
+    path of a checkpoint. Raises BadRequest if it does not exist, RunError if it is damaged.
     """
     own = checkpoint.steps(run)
     if which == "newest":
@@ -73,8 +76,8 @@ def load_weights(
 
     Reads one tensor at a time and no optimizer state, so memory stays near the model's size. Frozen
     weights of adapters come from their base's checkpoint. packed: name of a packed parameter → its
-    canonical pieces. settings: [model] section that the checkpoint must have. Raises RunError if it
-    has another, or cannot be read.
+    canonical pieces; others are canonical. settings: [model] section that the checkpoint must have.
+    Raises RunError if it has another, or if tensors cannot be read.
     """
     saved = integrity.read_state(path)["curve"].get("model", {})
     if changed := changed_keys(saved, settings):
@@ -97,8 +100,9 @@ def load_weights(
 def read_chat_settings(directory: Path) -> dict[str, Any]:
     """Return the chat settings in the manifest of prepared supervised data; {} for other data.
 
-    bos: text of the BOS token. begin: ids that every text begins with. end: ids that end an
-    answer. template_sha256: hash of the chat template. Raises RunError if the manifest is damaged.
+    directory: directory of the prepared data; {} also if it has no manifest. Keys: bos: text of the
+    BOS token. begin: ids that every text begins with. end: ids that end an answer. template_sha256:
+    hash of the chat template. Raises RunError if the manifest is damaged.
     """
     if not (directory / "manifest.json").is_file():
         return {}

@@ -39,10 +39,10 @@ class ModelDirectory:
 
     Attributes:
         directory: the run or import.
-        checkpoint: directory of the weights.
+        checkpoint: directory of the checkpoint that holds the weights.
         spec: resolved spec, as TOML values.
         tokenizer: None if there is none and it was not required.
-        tokenizer_file: file from which the tokenizer was loaded.
+        tokenizer_file: file from which the tokenizer was loaded; None without a tokenizer.
         chat_template: text of the Jinja template; None if there is none.
         begin: ids that every text begins with.
         end: ids each of which ends a text.
@@ -68,7 +68,10 @@ class ModelDirectory:
 
     @property
     def bos(self) -> int | None:
-        """Return the id of the BOS token: the first of `begin`, or an import's; None if unknown."""
+        """Return the id of the BOS token; None if unknown.
+
+        It is the first id of `begin`, or else, of an import, the one in import.json.
+        """
         source_bos = self.note.get("bos") if self.imported else None
         return next(iter(self.begin), source_bos)
 
@@ -79,7 +82,7 @@ class ModelDirectory:
 
 
 def is_import(directory: Path) -> bool:
-    """Return whether `llamac import` wrote the directory."""
+    """Return whether `llamac import` wrote the directory: it has an import.json."""
     return (directory / IMPORT_NOTE).is_file()
 
 
@@ -102,8 +105,8 @@ def open_model(
         spec: resolved spec; None reads spec.toml.
 
     Raises:
-        BadRequest: files are missing.
-        RunError: files are damaged.
+        BadRequest: the checkpoint or spec.toml does not exist.
+        RunError: files are damaged, or the tokenizer is missing or belongs to other data.
     """
     path = load_run.choose_checkpoint(directory, which, log)
     spec = read_spec(directory) if spec is None else spec
@@ -149,9 +152,9 @@ def _bos_text(tokenizer: Tokenizer | None, begin: Sequence[int], note: Mapping[s
 
 
 def read_spec(directory: Path) -> dict[str, Any]:
-    """Return spec.toml of a run or an import, parsed.
+    """Return spec.toml of the run or import at `directory`, parsed.
 
-    Raises BadRequest if there is none, RunError if it cannot be read.
+    Raises BadRequest if there is none, RunError if it cannot be read or is not valid TOML.
     """
     path = directory / "spec.toml"
     if not path.is_file():
@@ -166,7 +169,7 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def model_note(directory: Path) -> dict[str, Any]:
-    """Return the contents of import.json, or else of init.json; {} without either.
+    """Return the contents of a run's or import's import.json, or else init.json; {} without either.
 
     Raises RunError if the file cannot be read or does not match the hash that it contains.
     """

@@ -15,7 +15,10 @@ SINGLE_RANK = Ranks()
 
 
 def random_state() -> dict[str, str]:
-    """Return the states of torch's global generators in base64, by device: "cpu", "cuda"."""
+    """Return the states of torch's global generators in base64, by kind of device.
+
+    Keys: "cpu" and, if CUDA is available, "cuda", the generator of the current GPU.
+    """
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -25,9 +28,9 @@ def random_state() -> dict[str, str]:
 def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = SINGLE_RANK) -> None:
     """Set torch's global generators from a checkpoint's state["random"].
 
-    saved: one `random_state` if all ranks had the same, or one per rank. If the number of ranks
-    changed, all ranks use one seed derived from them. A CUDA state is ignored without CUDA. Raises
-    RunError if it is damaged.
+    saved: one `random_state` if all ranks had the same, or one per rank. If they differed and the
+    number of ranks has changed, all ranks use one seed derived from them. A CUDA state is ignored
+    without CUDA. Raises RunError if the state is damaged.
     """
     if len(saved) not in (1, ranks.size):
         torch.manual_seed(int(fingerprint(list(saved))[:15], 16))

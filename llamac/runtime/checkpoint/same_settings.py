@@ -27,10 +27,10 @@ def require_same_settings(
     step: int = 0,
     run: Path | None = None,
 ) -> str:
-    """Raise RunError that lists each changed setting, except for permitted changes.
+    """Raise RunError that lists each changed setting, if any change is not permitted.
 
-    `schedule.steps` may increase, and a run from another run's checkpoint may change
-    `BRANCH_SECTIONS`.
+    `schedule.steps` may increase, and a new run from another run's checkpoint may change anything
+    in `BRANCH_SECTIONS`.
 
     Args:
         saved: settings stored in the checkpoint.
@@ -65,7 +65,7 @@ def require_same_settings(
 
 
 def differs(old: Any, new: Any) -> bool:
-    """Return whether a setting changed; None and False count as equal.
+    """Return whether a setting changed from `old` to `new`; None and False count as equal.
 
     Checkpoints saved before a setting existed can therefore be resumed while it is disabled.
     """
