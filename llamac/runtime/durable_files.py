@@ -41,8 +41,7 @@ class NewFile:
 
     `commit` renames it to its final name `path`, and `discard` removes it. resume: (number of
     bytes, their sha256) that an earlier process wrote and flushed; writing continues after them,
-    and later bytes are cut off. None starts an empty file. size: number of bytes so far. Raises
-    Damaged if the bytes to resume after are missing or differ.
+    and later bytes are cut off. size: bytes so far. Raises Damaged if they are missing or differ.
     """
 
     def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
@@ -97,7 +96,6 @@ class NewFile:
         return self.size
 
     def fileno(self) -> int:
-        """Return the descriptor of the open temporary file."""
         return self._file.fileno()
 
     def flush(self) -> None:
@@ -112,8 +110,7 @@ class NewFile:
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
         """Flush to disk, rename to the final name, and return the sha256 in hex.
 
-        sealed: also write the hash to a seal, NAME.sha256. mode: permission bits; None for the
-        default. Raises Damaged if a directory has the final name.
+        sealed: also write the hash to NAME.sha256. mode: permission bits; None for the default.
         """
         self._end_hashing()
         self.sync()
@@ -183,10 +180,9 @@ def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """Return an object written by `write_note`, or None if there is no such file.
+    """Return an object written by `write_note`, with its hash; None if there is no such file.
 
-    The result includes the hash. Raises Damaged if the file is not a JSON object that matches its
-    hash, OSError if it cannot be read.
+    Raises Damaged if it does not match its hash, OSError if it cannot be read.
     """
     try:
         value = read_json(path)
@@ -212,8 +208,7 @@ def read_note_or_empty(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
-    Raises OSError if it cannot be read, ValueError if it is not UTF-8, not JSON or nested too
-    deeply.
+    Raises OSError if it cannot be read, ValueError if it is not JSON or nested too deeply.
     """
     try:
         return json.loads(read_bytes(path))
@@ -236,10 +231,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading bytes.
-
-    Raises OSError if it cannot be opened or is a directory, a device or a pipe, which may not end.
-    """
+    """Open a regular file for reading; raise OSError for a directory, a device or a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -263,10 +255,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_all(paths: Iterable[Path]) -> list[str]:
-    """Return the sha256 of each file in hex, in order, reading READERS files at a time.
-
-    Raises OSError for the first one that is not a regular file or cannot be read.
-    """
+    """Return the sha256 of each file in hex, in order. Raises OSError as `open_regular` does."""
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(sha256_of, paths))
 
@@ -277,11 +266,7 @@ def seal_path(path: Path) -> Path:
 
 
 def commit_file(temporary: Path, path: Path) -> None:
-    """Seal a file that other code wrote, flush it to disk, and rename it to its final name.
-
-    temporary: the file's present name, in the same directory as `path`, its final name. Raises
-    Damaged if `path` is a directory.
-    """
+    """Seal the file `temporary` that other code wrote, flush it, and rename it to `path`."""
     write(seal_path(path), f"{sha256_of(temporary)}\n".encode())
     flush(temporary)
     _name(temporary, path)
@@ -304,11 +289,10 @@ def is_undamaged(path: Path, sha256: str | None = None) -> bool:
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
-    """Verify a file's hash and return its path.
+    """Verify a file's hash; return its path. Raises Damaged if it differs or cannot be read.
 
     sha256: the expected hash in hex; None for the one in the file's seal. A file is read once per
-    process, unless its `stamp` changes. Raises Damaged if it cannot be read, has no valid seal, or
-    differs.
+    process, unless its `stamp` changes.
     """
     try:
         actual = _hash_now(path, *stamp(path))
@@ -352,12 +336,10 @@ def check_once(
 ) -> None:
     """Verify files against their hashes, except those verified earlier with the same `stamp`.
 
-    files: (path, sha256 in hex) of each. note: JSON file in which stamps of verified files are
-    stored; if it cannot be written, every call reads all files. progress: called after each file
-    that is read, with the total number of bytes read. Raises Damaged for the first file, in order,
-    that is missing or differs. The first
-    verification takes about a second per gigabyte and
-    core, a later one a `stat` per file.
+    files: (path, sha256) of each. note: file in which stamps of verified files are stored; if it
+    cannot be written, every call reads all files. progress: called with the total of bytes read,
+    after each file read. Raises Damaged for the first file, in order, that is missing or differs.
+    The first verification takes a second per gigabyte and core, a later one a `stat` per file.
     """
     known = _stamps(note)
     now, done = dict(known), 0
@@ -405,10 +387,9 @@ def flush(path: Path) -> None:
 
 
 def path_within(root: Path, name: str) -> Path:
-    """Return root / name, after checking that it lies within `root`.
+    """Return root / name; raise RunError if a symbolic link in it leads out of `root`.
 
-    A run thus writes and deletes only within its own directory. Raises RunError if a symbolic link
-    leads out of `root`.
+    A run thus writes and deletes only within its own directory.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):

@@ -183,7 +183,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def compiler_available(device: torch.device) -> Compiler:
-    """Return whether torch.compile can build kernels for `device`.
+    """Return whether torch.compile can build kernels for `device`, and why.
 
     For CPUs, Inductor generates C++ that needs Python.h and OpenMP, so this compiles a program that
     needs both with $CXX, or, if it is unset, g++ and then clang++, and sets $CXX to the first that
@@ -339,8 +339,8 @@ def forget_peak_memory(device: torch.device) -> None:
 def peak_memory_bytes(device: torch.device) -> int:
     """Return this process's peak memory in bytes.
 
-    On a GPU, torch's allocations, else the resident set size, since `forget_peak_memory` or, where
-    the system does not support that, since the process started.
+    On a GPU, torch's allocations on `device`, else the resident set size. It is the peak since the
+    last `forget_peak_memory` or, where the system does not support that, the process's start.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -55,8 +55,9 @@ class Mesh:
     degrees: mesh axis → number of ranks along it, outermost first. coordinates: mesh axis → this
     rank's position. rank, size: this rank's number, and their total. ranks: all ranks over a
     separate gloo group. fsdp_mesh: mesh over which FSDP shards, or None without FSDP. replicas:
-    gradient reduction over replicas without FSDP, or None. Methods that reduce are collectives,
-    which all ranks must call; a mesh of one rank has no process group, and they return their input.
+    gradient reduction over replicas without FSDP, or None. pipeline: process group of this rank's
+    pipeline; only with several ranks. Methods that reduce are collectives, which all ranks must
+    call; a mesh of one rank has no process group, and they return their input.
     """
 
     def __init__(

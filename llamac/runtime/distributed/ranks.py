@@ -31,7 +31,7 @@ class Ranks:
 
     @classmethod
     def world(cls) -> Ranks:
-        """Create a gloo group of all ranks; all ranks call this.
+        """Create a gloo group of all ranks, and return them. All ranks call this.
 
         As the group is separate, its traffic neither delays the collectives of training nor mixes
         with those of another thread. Without a process group, returns a single rank.

@@ -78,8 +78,8 @@ def attention(
 
     starts: index of the first key of each query's document, int64 [B, S]; None for no document
     mask. window: number of keys that a query attends to, its own included; None for all. There may
-    then be more keys than queries, where the last key has the position of the last query. Both
-    require `causal`. scale: factor of the scores.
+    then be more keys than queries, where the last key has the position of the last query. starts
+    and window require `causal`. scale: factor of the scores.
     """
     window = _effective_window(window, q, k)
     if _uses_flash(q) and starts is None:
