@@ -102,12 +102,12 @@ def signature(region: Region) -> Signature:
 
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_forward`; numbers that `sizes` names are constants."""
+    """Return the source of `<region>_forward`, with numbers named in `sizes` as constants."""
     return _joined(source_lines(region, "forward", sizes))
 
 
 def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_backward`; numbers that `sizes` names are constants."""
+    """Return the source of `<region>_backward`, with numbers named in `sizes` as constants."""
     return _joined(source_lines(region, "backward", sizes))
 
 

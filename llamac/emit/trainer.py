@@ -23,6 +23,8 @@ from llamac.spec.launch import Launch, dns_label
 from llamac.spec.rules.cuda_graphs import cuda_graph_objections
 
 PACKAGE = Path(llamac.__file__).parent
+"""Directory of the package `llamac`."""
+
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
 """Files beside model.py that are emitted for every spec, each from the template of its name."""
 

@@ -12,7 +12,7 @@ from llamac.spec import load_spec
 
 
 class UntrustedError(Exception):
-    """The directory's code differs from what llamac emits for its spec."""
+    """The code in a run directory differs from what llamac emits for its spec."""
 
     exit_code = 2
 

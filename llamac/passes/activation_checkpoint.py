@@ -33,10 +33,11 @@ from llamac.ir.program import Program, Region
 from llamac.ops.collectives import all_gather
 
 POLICIES = {
-    "none": ("save", "recompute"),  # costs (`Op.cost`) of the ops whose results each policy saves
+    "none": ("save", "recompute"),
     "selective": ("save",),
     "full": (),
 }
+"""Costs (`Op.cost`) of the ops whose results each policy saves."""
 
 SavePredicate = Callable[[fx.Node], bool]
 """Function (node of a forward value, never a view) → whether to save it for the backward pass."""

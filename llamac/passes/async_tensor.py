@@ -33,8 +33,9 @@ AXIS = "tp"
 class AsyncTensor:
     """Pass that merges tensor-parallel all-gathers and reduce-scatters with neighbouring matmuls.
 
-    enabled: False leaves the Program unchanged. The merged ops are fast only on GPUs that access
-    each other's memory.
+    A merged op overlaps transfer and matmul on GPUs that access each other's memory.
+
+    enabled: False leaves the Program unchanged.
     """
 
     enabled: bool

@@ -73,7 +73,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Pass `checkpoint` with `recompute.policy = "budget"`: solves for saved sets, fixes stages."""
+    """Pass `checkpoint` for `recompute.policy = "budget"`: chooses saved sets and stages."""
 
     limit: Limit
     name: str = "checkpoint"
@@ -152,7 +152,7 @@ class CandidateCosts:
     state: bytes of training state and logits of each pipeline rank.
     in_flight: micro-batches in flight on each pipeline rank.
     seconds: time per micro-batch of each pipeline rank, without recomputation.
-    gradients: bytes of gradients that are allocated during the step; zero with several ranks.
+    gradients: bytes of gradients that are allocated during the step, as by `step_gradients`.
     """
 
     sets: Sequence[SavedSet]
@@ -306,7 +306,7 @@ def _plan(costs: CandidateCosts, early: int, late: int, max_bytes: float) -> Pla
 
 
 Sizes = Callable[[int], float]
-"""Bytes of a rank as a function of the number of its layers that save `early`. From 1 to all
+"""Bytes of a rank as a function of the number of its layers that use the set `early`. From 1 to all
 but one layer it is a maximum of linear functions (`peak_activation_bytes`), hence convex; the two
 ends, where all layers of a rank save the same set, are separate cases."""
 

@@ -47,7 +47,7 @@ def region_seconds(region: Region, timing: TimingModel) -> float:
 def balance_stages(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return each stage's number of layers, at least one, such that the slowest is fastest.
+    """Return each stage's number of layers, at least one, minimising the slowest stage's time.
 
     Among equally slow assignments, the sum of squared stage times is minimised.
 

@@ -36,7 +36,7 @@ from llamac.ops.views import split, split_heads
 
 @dataclass(frozen=True)
 class Fuse:
-    """Pass that fuses add and RMSNorm, SwiGLU, q's and k's rotation, and the projection and loss.
+    """Pass that fuses ops: add + RMSNorm, SwiGLU, rotation of q and k, output projection + loss.
 
     loss_chunk: tokens per block of logits in the fused loss.
     """

@@ -41,7 +41,7 @@ OUTPUTS = {"wqkv": "qkv", "w13": "gate_up"}
 
 @dataclass(frozen=True)
 class Pack:
-    """Pass that merges linears with a common input into one matmul: wq, wk, wv and w1, w3.
+    """Pass that merges linears with a common input: wq, wk, wv into wqkv and w1, w3 into w13.
 
     The A matrices of their LoRA adapters are merged too.
     """

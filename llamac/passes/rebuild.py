@@ -30,7 +30,7 @@ class Rebuild:
     the value that replaces the op's result, or a tuple of values for several results. Ops without a
     rule are copied, with types inferred from the new operands.
 
-    build: builder of the new graph. values: by old node, its new node or tuple of nodes.
+    build: builder of the new graph. values: new node, or tuple of nodes, by old node.
     """
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}

@@ -20,7 +20,7 @@ PREFERRED = ("xformers", "flex", "sdpa", "cudnn", "math")
 
 
 class NoKernelError(ValueError):
-    """The requested kernel does not support the model, device or dtype of the spec.
+    """The requested attention kernel cannot run with the spec's model, device and settings.
 
     The message lists the reasons and what to change.
     """

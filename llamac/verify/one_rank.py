@@ -30,6 +30,7 @@ class StepSequences:
 
     rows: the sequences, int64 Tensor [N, S + 1].
     padding_input: int, id of the token that replaces padding in the model's input.
+    split: name under which `Preferences` looks up their reference log-probabilities.
     """
 
     split = "step"

@@ -43,7 +43,7 @@ class Oracle:
     weights: float64, by canonical name.
     tokens, labels: int64 [B, S]. Labels are the next tokens; each row ends in a different amount of
     padding, so that micro-batches and ranks have different numbers of targets.
-    prompt: int64 [B, P], with P < S where S > 1.
+    prompt: beginning of `tokens` with 0 for padding, int64 [B, P], with P < S where S > 1.
     outcome: the reference's outputs.
     """
 

@@ -77,9 +77,9 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class LayoutComparison:
-    """Errors of a layout relative to one rank.
+    """Errors of a layout relative to one rank, or of one rank relative to the eager reference.
 
-    layout: name in `LAYOUTS`. errors: relative error of each output, by the names of `errors`.
+    layout: name in `LAYOUTS`. errors: relative error of each output, as from `oracle.errors`.
     refused: reason why the spec does not allow the layout, or "".
     problem: message of the error that prevented a result, or "".
     """

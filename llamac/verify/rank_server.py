@@ -108,7 +108,10 @@ class RankServer:
 
 
 def serve() -> None:
-    """Run the server: launch what each line of standard input describes, until the input ends."""
+    """Run the server: launch what each line of standard input describes, until the input ends.
+
+    Each launch is answered with a line of JSON: [exit code, first rank that failed or null].
+    """
     import torch._dynamo  # imported by the first optimizer step
     import torch.distributed  # noqa: F401
 

@@ -40,6 +40,8 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
     Linear weights are [out, in]. The output projection has no bias and follows a final norm, in
     post-norm models too. Raises ValueError for learned positions without `sequence_length`, the
     number of rows of their table.
+
+    model: the spec's [model].
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -102,6 +104,8 @@ def rope_frequencies(model: Any) -> Tensor:
     `linear` scaling divides all frequencies by the factor (arXiv:2306.15595). `llama3` divides
     those of long wavelengths, keeps those of short ones and interpolates between them (Llama 3.1).
     Raises ValueError for another kind of scaling.
+
+    model: the spec's [model].
     """
     exponents = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
     frequencies = model.rope_theta**-exponents

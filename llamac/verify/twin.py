@@ -73,7 +73,10 @@ def shrink(spec: Spec) -> Spec:
 
 
 def attention_kernel(spec: Spec) -> str:
-    """Return the attention kernel that the compiler chooses for a spec. Raises NoKernelError."""
+    """Return the name of the attention kernel that the compiler chooses for a spec.
+
+    Raises NoKernelError if the requested one cannot run.
+    """
     *_, last = stages(spec, stop_after="select_kernels")
     program = last.program
     layer = program.regions[program.layers[0]].forward.graph  # all layers have the same attention

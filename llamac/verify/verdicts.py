@@ -71,7 +71,7 @@ def verdicts(twin: Spec, emit: Emit, fixed_sets: SavedSets = ()) -> Iterator[Ver
     If a pass returns an invalid Program, its verdict is the last.
 
     emit: returns the emitted files of a spec.
-    fixed_sets: saved sets that the memory budget of the original spec led to.
+    fixed_sets: saved sets that the memory budget of the original spec led to; () without one.
     """
     oracle = make_oracle(twin)
     compiled: list[Stage] = []
