@@ -56,7 +56,7 @@ def attention_flops_per_token(program: Program) -> int:
 def flops_per_token(program: Program) -> int:
     """Return 6N + 12·L·d·s, the training FLOPs of one token (Chowdhery et al. 2022, appendix B).
 
-    N, L, d and s are as in the functions above. A frozen parameter counts 4 instead of 6, since its
-    gradient is not computed.
+    N: parameters in matmuls, of which frozen ones count 4 instead of 6, since their gradient is not
+    computed. L: layers. d: heads × head_dim. s: sequence length, or the attention window.
     """
     return matmul_flops_per_token(program) + attention_flops_per_token(program)

@@ -49,7 +49,7 @@ class LiveMemory:
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """Run an op: add its results to `nbytes`, then subtract values that no later op reads."""
+        """Run an op: add its results to `nbytes`, then subtract values that need no longer live."""
         self.nbytes = self.bytes_during(node)
         for base, readers in self._read(node):
             readers.discard(node)
@@ -88,6 +88,8 @@ def live_values(
     graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
 ) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
     """Yield (op, live bytes, live values) for each op in order, as they are while it runs.
+
+    Values are nodes with memory of their own: neither views nor parameters nor constant tables.
 
     live_out, symbols: as for `LiveMemory`.
     """

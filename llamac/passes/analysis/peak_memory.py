@@ -33,6 +33,8 @@ FRAGMENTS = 0.02
 class Memory:
     """Memory of one rank in bytes, by purpose.
 
+    optimizer: optimizer state and fp32 master weights.
+    logits: largest block of logits that exists only inside an op.
     communication: gathered parameters, and gradients in transfer.
     overhead: CUDA context, NCCL buffers and allocator fragmentation.
     """
@@ -112,7 +114,8 @@ def training_state(
     takes 2 bytes (4 in fp32) and nothing else.
 
     own: numbers of parameters on the rank. dtype: compute dtype, `bf16` or `fp32`.
-    ranks: number of ranks over which state is sharded. micro_batches: per step.
+    ranks: number of ranks over which state is sharded.
+    micro_batches: micro-batches per step; 1 if each reduces its gradients.
     whole_stage: whether all layers stay gathered, as under a pipeline schedule.
     state_bytes: bytes of optimizer state per parameter.
     """
@@ -143,7 +146,7 @@ class Activations:
     saved: saved bytes of one layer, by region.
     peak: peak of one layer's backward pass with its inputs and saved values, by region.
     head_saved, head_peak: the same for the head, which includes the loss.
-    logits: largest block of logits that exists only inside an op.
+    logits: bytes of the largest block of logits that exists only inside an op.
     """
 
     saved: Mapping[str, float]
@@ -271,8 +274,8 @@ def step_gradients(
 ) -> StepGradients:
     """Return the bytes of gradients that are allocated during each step and freed by its update.
 
-    Only a single fp32 rank with one micro-batch per step does this. Elsewhere gradients exist
-    before the backward pass, and the result is zero.
+    The result is zero except in fp32 without sharding and with one micro-batch per step: elsewhere
+    gradients exist before the backward pass. Arguments as for `training_state`.
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return StepGradients()

@@ -47,9 +47,9 @@ class SavedSet:
 
 
 def candidate_sets(region: Region, timing: TimingModel) -> list[SavedSet]:
-    """Return the Pareto-optimal saved sets of a region, by ascending saved bytes.
+    """Return the saved sets of a region that no other dominates, by ascending saved bytes.
 
-    region: a region after `differentiate`.
+    region: a region after `differentiate`. timing: estimates the seconds of recomputation.
     """
     simulation = _CostSimulation(region, timing)
     best: list[SavedSet] = []
@@ -74,9 +74,9 @@ def candidate_sets(region: Region, timing: TimingModel) -> list[SavedSet]:
 
 
 def all_saved_sets(region: Region, timing: TimingModel) -> Iterator[SavedSet]:
-    """Yield every saved set in which the backward pass reads each value, with the set's cost.
+    """Yield every saved set of a region whose values are all read by the backward pass.
 
-    Unlike `candidate_sets`, this includes dominated sets. region: a region after `differentiate`.
+    Unlike `candidate_sets`, this includes dominated sets; the arguments are the same.
     """
     simulation = _CostSimulation(region, timing)
     return map(simulation.cost_of, simulation.choices(lambda _: False))
@@ -143,7 +143,7 @@ class _CostSimulation:
         return _Choice(frozenset(), requested - inputs, inputs=inputs, nbytes=nbytes)
 
     def choices(self, is_dominated: Callable[[_Choice], bool]) -> Iterator[_Choice]:
-        """Yield every choice of saved and recomputed values, pruned by `hopeless`.
+        """Yield every choice of saved and recomputed values, pruned by `is_dominated`.
 
         Each choice provides all values that the backward pass reads. Values are decided last to
         first, since recomputing one needs its operands, which come before it.
