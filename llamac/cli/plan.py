@@ -42,7 +42,7 @@ class Framework(StrEnum):
 
 
 class Sharding(StrEnum):
-    """ZeRO stages of `llamac plan --sharding`."""
+    """ZeRO stages (arXiv:1910.02054) of `llamac plan --sharding`; `none` replicates everything."""
 
     none = "none"
     zero1 = "zero1"
@@ -54,7 +54,8 @@ class Law(StrEnum):
     """Scaling laws by which `llamac plan --compute` can size a model.
 
     The first three are the approaches of the Chinchilla paper (arXiv:2203.15556), and `refitted` is
-    its third with the coefficients of Besiroglu et al. (arXiv:2404.10102).
+    its third with the coefficients of Besiroglu et al. (arXiv:2404.10102). `kaplan` is
+    arXiv:2001.08361, and `llama` half the size that `refitted` gives, trained to the same loss.
     """
 
     chinchilla_1 = "chinchilla-1"

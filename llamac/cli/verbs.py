@@ -34,3 +34,4 @@ VERBS = {
     "schema": "print the JSON Schema of specs, for completion in your editor",
     "completion": "print a script that completes these commands in bash, zsh or fish",
 }
+"""Description of each verb in `llamac --help`, in the order in which they are listed."""

@@ -17,7 +17,7 @@ from llamac.inspect.memory import (
 from llamac.ir.program import Program
 from llamac.look.text_table import Cell, TextTable
 
-STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
+STATUS_STYLES = {"saved": "kept", "recomputed": "again"}  # styles of llamac.look.console
 
 
 def memory_tables(

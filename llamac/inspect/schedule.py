@@ -28,7 +28,7 @@ from llamac.passes.analysis.timing import (
 
 LANE_WIDTH = 96  # characters of a lane, at most
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
-MARGIN = 9
+MARGIN = 9  # characters of a lane's name
 
 
 def rates_text(rates: Rates) -> str:

@@ -76,6 +76,7 @@ BACKENDS = {
     ),
     "skypilot": Backend("launch/skypilot.yaml", _sky, True, _volume_and_gpu),
 }
+"""Launch backends by the name that `llamac launch --backend` takes."""
 
 
 def require_backend(name: str, spec: Spec) -> Backend:

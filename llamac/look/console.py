@@ -31,9 +31,10 @@ STYLES = {
     "kept": "yellow",  # as in the drawings of inspect
     "again": "cyan",
 }
-LEAST_WIDTH = 60
+LEAST_WIDTH = 60  # characters to which text is wrapped on a narrower terminal
 
 Styles = Iterable[tuple[str, str]]
+"""Pairs of a regular expression and the key of `STYLES` for what it matches."""
 
 
 def console(stream: TextIO) -> Console:
@@ -64,8 +65,7 @@ def show(*parts: Part, stream: TextIO | None = None) -> None:
 def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None:
     """Print a text verbatim, without wrapping.
 
-    styles: pairs of a regular expression and the key of `STYLES` for what it matches.
-    stream: where to print; None is stdout.
+    styles: applied in order. stream: where to print; None is stdout.
     """
     found = Text(text)
     for pattern, style in styles:

@@ -29,6 +29,7 @@ class Block(Protocol):
 
 
 Part = Cell | Block
+"""A paragraph, or an object such as a table that formats itself."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class TextTable:
 
 
 def hanging(text: Cell, width: int, style: str = "") -> Iterator[Text]:
-    """Wrap each line of a text between words, indenting continuation lines by two more.
+    """Yield the lines of a text wrapped between words, with continuations indented by two more.
 
     width: greatest length of a line in characters. style: style of a plain `str`; a Text has its
     own.

@@ -15,7 +15,7 @@ AXES = ("step", "tokens")
 CONSTANT = ("predicted_step_seconds", "predicted_peak_memory_bytes")  # drawn as levels
 SPARSE = ("validation_loss", "skipped_steps")  # in few rows: listed row by row
 NO_CURVE = {*AXES, *CONSTANT, *SPARSE}
-EVALUATED = "eval/"  # begins the names of what tasks measured: eval/<task>/<metric>
+EVALUATED = "eval/"  # prefix of the results of tasks: eval/<task>/<metric>
 
 
 def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:

@@ -19,10 +19,10 @@ LEFT, RIGHT, TOP, BOTTOM = 74.0, 18.0, 44.0, 52.0
 INK, MUTED, GRID = "#1f2937", "#5b6472", "#e9e6dd"
 COLOURS = ("#2f5fb3", "#a84a08", "#0b766c", "#be3455", "#6d3fb8", "#566508", "#0b6480", "#7a5230")
 COLUMNS = 600  # stretches of a curve, each with its mean, least and greatest
-EARLY = 0.05  # of a run: what it leaves at once sets no scale
+EARLY = 0.05  # share of the tokens, at the start, whose values do not set the scale
 UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand"), (1.0, ""))
 
-FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, unit, its name
+FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, size and name of its unit
     "loss": ("Training loss (dashed: validation)", 1, "nats per token"),
     "lr": ("Learning rate", 1, ""),
     "grad_norm": ("Gradient norm", 1, ""),

@@ -15,7 +15,7 @@ from llamac.report.arrow_columns import parse_columns
 REGION = 1 << 26  # bytes read at a time
 BLOCK = 1 << 22  # bytes parsed at a time where something is damaged
 LARGEST = 2**53  # up to here a float64 holds every whole number
-NUMBERS = {int, float, type(None)}
+NUMBERS = {int, float, type(None)}  # types of a metric's value in JSON
 
 Columns = dict[str, np.ndarray]
 """Values of each metric, float64 [rows]; NaN where a row has no finite number of that name."""

@@ -14,7 +14,7 @@ from llamac.runtime import durable_files, events
 from llamac.spec import Spec, load_spec
 from llamac.spec.validation.errors import SpecError
 
-LARGEST = 64 << 20  # bytes of a file that is read whole
+LARGEST = 64 << 20  # greatest size in bytes of a file that is read at once
 MADE_OF = ("metrics.jsonl", "spec.toml", "checkpoints")  # a run directory has one of these
 
 

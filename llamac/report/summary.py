@@ -20,8 +20,8 @@ from llamac.runtime.errors import RunError
 
 MOST_EVENTS = 2000  # of one kind; of more, the newest
 LONGEST_SAMPLE = 20_000  # characters
-STDERR = "_stderr"  # ends the name of a standard error
-QUESTIONS = "/questions"  # ends the name of how many there were
+STDERR = "_stderr"  # suffix of a metric's standard error
+QUESTIONS = "/questions"  # suffix of a task's number of questions
 
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:

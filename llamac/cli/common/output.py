@@ -39,7 +39,8 @@ def check_output(
 ) -> None:
     """Raise typer.BadParameter (exit code 2) if an option must not or cannot write `path`.
 
-    Call it before computing the content.
+    It must not be a directory, an input, or a file that llamac did not write, and its directory
+    must exist. Call this before computing the content.
 
     inputs: files and globs that the command reads, such as `inputs_of` a spec.
     overwrite: whether a file that llamac did not write may be replaced.

@@ -28,7 +28,7 @@ def load_question_sets(tasks: str, data: list[str]) -> list[QuestionSet]:
 def load_sets(
     names: Sequence[str], directory: Path | None, files: Mapping[str, Path]
 ) -> list[QuestionSet]:
-    """Load the questions of tasks, and print how many rows were skipped, with five examples.
+    """Load the questions of tasks, and print to stderr how many rows were skipped, with examples.
 
     names: keys of `TASKS`. directory: where to look for the tasks' files, or None. files: files of
     single tasks, by task name. Raises NoQuestionsError if a task has no valid question.

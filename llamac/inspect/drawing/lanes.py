@@ -21,10 +21,11 @@ from llamac.ir.op import Op
 from llamac.ir.program import Program
 from llamac.passes.analysis.timing import A100, COMPUTE, Lane, Rates, Span, Timeline
 
-BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of the longest graph
+# In pixels: margin of the image, width of the lanes' names, width of the longest graph.
+BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0
 HEIGHT, BETWEEN, HEADING, CAPTION = 30.0, 10.0, 46.0, 13.0
-END = "end"
-LETTER = 6.7  # a letter's width
+END = "end"  # key of the time axis among the lanes
+LETTER = 6.7  # width of a letter in pixels
 # (fill, border) of a transfer, and of an interval in which compute waits
 HIDDEN, EXPOSED, IDLE = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455"), ("#fdf1f3", "#f3c3cd")
 

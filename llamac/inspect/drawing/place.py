@@ -10,9 +10,9 @@ from llamac.inspect.drawing.sheet import RECOMPUTED, SAVED, Box, Column, Sheet
 
 CHARACTER = 0.62  # width of a monospaced letter, as a fraction of the font's size
 TITLE, TEXT, LINE = 11.0, 11.0, 15.0
-PADDING = (10.0, 7.0)
+PADDING = (10.0, 7.0)  # left and right of a box's text, above and below it
 ROW_GAP = 28.0  # between rows
-ROUND = ("end", "kept")
+ROUND = ("end", "kept")  # kinds of boxes with wide rounded corners
 
 
 @dataclass(frozen=True)

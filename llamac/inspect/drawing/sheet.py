@@ -33,10 +33,13 @@ from llamac.ir.values import (
 )
 
 Kind = Literal["matmul", "attention", "plain", "view", "end", "kept"]
+"""Style of a box: kinds of ops, `end` for an input or output, `kept` for a saved value."""
 Flow = Literal["value", "kept", "recomputed", "gradient"]
+"""Style of a line: a forward value, a saved one, a recomputed one, or a gradient."""
 
 FORWARD, SAVED, RECOMPUTED, WEIGHTS, BACKWARD = range(5)
-Column = tuple[int, int]  # one of the above, and a lane within it
+Column = tuple[int, int]
+"""(one of the columns above, position within it from the left), for parallel branches."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Box:
     key: identifier within the diagram, such as `f.qkv`. kind: style in which the box is drawn.
     lines: pairs (names of values, their type); a saved value has one pair (its size, "").
     recomputed: whether the op runs again in the backward pass.
-    hover: tooltip: the node's line of IR, or a saved value's type.
+    hover: text of the tooltip: a node's line of IR, or a saved value's type.
     """
 
     key: str

@@ -18,7 +18,7 @@ HEADINGS = {
     BACKWARD: "backward ↑",
 }
 FLOWS = {"value": "#475569", "kept": "#d97706", "recomputed": "#0d9488", "gradient": "#be3455"}
-# kind of a box → (fill, border)
+# Kind of a box → (fill, border).
 BOXES = {
     "matmul": ("#dbe7fb", "#2f5fb3"),
     "attention": ("#e8defa", "#6d3fb8"),

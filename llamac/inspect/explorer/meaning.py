@@ -16,7 +16,7 @@ Chip = tuple[str, str, str]
 """Mesh axis, placement on it (`S(1)`, `P`, `R`, `stage`) and a description of the placement."""
 TensorKind = Literal["value", "parameter", "gradient"]
 """Kinds of tensors: an activation or its gradient, a parameter, a parameter's gradient."""
-STAGES = "pp"
+STAGES = "pp"  # the mesh axis of pipeline stages
 _DATA_PARALLEL: Mapping[TensorKind, tuple[str, str]] = {
     "value": ("S(0)", "each of the {ranks} data ranks works on sequences of its own"),
     "parameter": ("S(0)", "sharded over {ranks} ranks; gathered before its layer runs"),
