@@ -21,7 +21,7 @@ LEVEL = 1  # zstd level: a chunk is written once and read a few times
 
 @dataclass(frozen=True)
 class SavedChunk:
-    """A chunk on disk, with the sha256 recorded when it was written."""
+    """Chunk of documents on disk, with the sha256 recorded when it was written."""
 
     path: Path
     sha256: str

@@ -53,7 +53,7 @@ def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
 
 
 def step_counts(plan: SourcePlan, part: Part) -> list[StepCounts]:
-    """Return the counts of a part's reader and stages so far."""
+    """Return the counts of a part's reader and stages so far, in the order of cleaning."""
     states = [_State.load(plan.folder(step.number, part.number)) for step in plan.passes]
     return [row for state in states for row in state.rows]
 

@@ -69,7 +69,8 @@ class Preparation:
 def plan_preparation(spec: Spec, directory: Path, sizes: PartSizes = DEFAULT_SIZES) -> Preparation:
     """Plan the preparation of a spec's data in a directory, without writing anything.
 
-    Raises StageError if a stage lacks a file or package, SourceError if a source has no input.
+    sizes: target bytes of parts and chunks. Raises StageError if a stage lacks a file or package,
+    SourceError if a source has no input.
     """
     tuning = Supervision(tuple(spec.tokenizer.toml_values().items()), spec.batch.sequence_length)
     plans = tuple(
@@ -85,7 +86,10 @@ def plan_preparation(spec: Spec, directory: Path, sizes: PartSizes = DEFAULT_SIZ
 
 
 def job_of(spec: Spec, directory: Path) -> PrepareJob:
-    """Return the job by which the emitted trainer would prepare the same data."""
+    """Return the job by which the emitted trainer would prepare the same data, without progress.
+
+    directory: of the prepared data.
+    """
     return PrepareJob(
         directory,
         [source.toml_values() for source in spec.data.source],
@@ -120,7 +124,8 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
 def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
     """Return the manifest of prepared data that was moved here without its `.work`, else None.
 
-    The raw data may no longer exist. Raises PreparedDataMismatch if the data is of another spec.
+    directory: of the prepared data. The raw data may no longer exist. Raises PreparedDataMismatch
+    if the data is of another spec.
     """
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None
@@ -129,7 +134,7 @@ def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
 
 
 def record_settings(preparation: Preparation) -> None:
-    """Record the settings that the work depends on.
+    """Record the settings that the work depends on, in `plan.json` of each folder of work.
 
     Raises SettingsChangedError, naming each changed key and what to delete, if the work was begun
     with other settings.

@@ -39,7 +39,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
     """Return a line "key: A before, B now" for each setting that differs from the record at `path`.
 
-    The result is empty if there is no record. Raises Damaged if the record is.
+    The result is empty if there is no record. Raises Damaged if the record is damaged.
     """
     try:
         recorded = read_note(path) or {}
@@ -50,7 +50,7 @@ def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Record the settings that work is begun with at `path`, unless there is a record already."""
+    """Record at `path` the settings with which work is begun, unless there is a record already."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_note(path, {"format": FORMAT, **settings})

@@ -38,7 +38,7 @@ class Account:
 
     @property
     def finished(self) -> bool:
-        """Return whether the source has been tokenised."""
+        """Return whether the source is tokenised and in the manifest."""
         return bool(self.splits)
 
     @property
@@ -55,7 +55,7 @@ class Account:
         return size * self.tokens / text if text else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the account as JSON values.
+        """Return the account as a JSON object.
 
         In the reader's step, `entered` is [inputs, bytes on disk] instead of [documents, bytes].
         """

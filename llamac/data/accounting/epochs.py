@@ -38,12 +38,12 @@ class Epochs:
 
 
 def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
-    """Count the tokens and epochs that a run draws from each source.
+    """Count the tokens and epochs that a run draws from each source, in the spec's order.
 
     If the prepared data is ready to train on, the run's actual sequences are counted; otherwise
     tokens are estimated from the shares. Counted tokens take precedence over the spec's
     `unique_tokens`.
-    directory: prepared data. run: run directory, for the tokens consumed so far.
+    directory: of the prepared data. run: run directory, whose metrics give the tokens so far.
     """
     total = run_tokens(spec)
     done = min(tokens_done(run), total)

@@ -151,7 +151,7 @@ def epochs_table(rows: Sequence[Epochs]) -> TextTable:
 
 
 def format_count(number: float) -> str:
-    """Format a number with a unit: 1.4e12 as "1.40T", and 999,999 or less in full."""
+    """Format a number with a unit: 1.4e12 as "1.40T", and below a million in full."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale:
             return f"{number / scale:,.2f}{unit}"

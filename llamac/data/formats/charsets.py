@@ -43,7 +43,8 @@ def encoding_of(data: bytes, charset: str | None) -> str:
 
     charset: label declared by HTTP, or None. Checked in order: the byte order mark, or markup in
     UTF-16 or UTF-32; `charset`; the page's own declaration; valid UTF-8; statistics of the bytes.
-    Labels that browsers do not know are ignored, and so is UTF-16 for a page without zero bytes.
+    Labels that browsers do not know are ignored. For a page without zero bytes, UTF-16 is ignored
+    in `charset`; in the page's own declaration, it means UTF-8.
     """
     for mark, name in (*_MARKS, *_MARKUP_STARTS):
         if data.startswith(mark):

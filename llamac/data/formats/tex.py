@@ -56,7 +56,10 @@ def remove_r_code(text: str) -> str:
 
 @dataclass(slots=True)
 class Verbatim:
-    """Verbatim passages of a text, replaced in it by placeholders: their index between NULs."""
+    """Verbatim passages of a text, replaced in it by placeholders: their index between NULs.
+
+    texts: the passages by index.
+    """
 
     texts: list[str] = field(default_factory=list)
 
@@ -91,7 +94,10 @@ class Dialect:
 
 
 def dialect(texts: Iterable[str]) -> Dialect:
-    """Return the standard verbatim commands and those that a paper's files define."""
+    """Return the standard verbatim commands and those that a paper's files define.
+
+    texts: contents of the files.
+    """
     environments, code, addresses = set[str](VERBATIM), set[str](CODE), set[str](ADDRESSES)
     shorts: set[str] = set()
     for text in texts:

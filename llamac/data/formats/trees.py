@@ -33,7 +33,10 @@ NameFilter = Callable[[str], bool]
 
 
 def files(path: str) -> Iterator[str]:
-    """Yield `path` itself, or the files under that directory, sorted. Links are not followed."""
+    """Yield `path` itself if it is no directory, else the files under it, in sorted order.
+
+    Links are not followed. The files of a folder precede those of its inner folders.
+    """
     if not os.path.isdir(path):
         yield path
         return

@@ -42,7 +42,8 @@ _PAGES = re.compile(r"(?<=\.xml)-p\d+p\d+(?:-[\w-]*)?$")
 def reader_for(kind: str) -> Reader:
     """Return the reader of a source's kind, importing its module on first use.
 
-    Raises SourceError for a kind without a reader.
+    It reads files of records by their text field, except for conversations. Raises SourceError for
+    a kind without a reader.
     """
     if kind not in KINDS:
         raise SourceError(f"no reader for kind {kind!r}; known kinds: {', '.join(KINDS)}")

@@ -118,7 +118,7 @@ def _document(entry: Entry, declarations: Licences, skipped: Skipped) -> Iterato
 
 
 def language_of(name: str) -> str | None:
-    """Return the programming language of a file, by its name; None if it is not code."""
+    """Return the language of a file, by its name, such as "C++"; None if it is not code."""
     base = posixpath.basename(name).lower()
     _, dot, ending = base.rpartition(".")
     return _BY_NAME.get(base) or (_BY_ENDING.get(ending) if dot else None)

@@ -37,8 +37,8 @@ class Evaluation:
     """Word runs of evaluation sets to search for.
 
     items: names of the evaluation items, as "file:line". runs: by number of words, the sorted
-    hashes of runs and the index in `items` of each. sieve: bool [2^24], whether any run's hash has
-    these upper 24 bits.
+    hashes of runs, uint64 [n], and the indices of their items, int64 [n]. sieve: by the upper 24
+    bits of a hash, whether any run has them, bool [2^24].
     """
 
     items: list[str]
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 def build(stage: Decontaminate) -> Survey:
-    """Return the survey that drops contaminated documents.
+    """Return the survey that drops documents which share a run of words with an evaluation set.
 
     Raises StageError if one of `stage.paths` matches no file.
     """

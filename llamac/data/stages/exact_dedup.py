@@ -17,7 +17,7 @@ _DUPLICATE = np.dtype([("document", "<i8"), ("part", "<i8"), ("first", "<i8")])
 
 
 def build(stage: ExactDedup) -> Survey:
-    """Return the survey that drops exact duplicates."""
+    """Return the survey that keeps only the first of the documents with equal text."""
     return _ExactDedup()
 
 

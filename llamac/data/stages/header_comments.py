@@ -36,7 +36,7 @@ _LONGEST = 40_000  # longest comment, characters: a longer one is not a licence 
 
 
 def build(stage: HeaderComments) -> Filter:
-    """Return the filter that removes legal comments at the top, in place."""
+    """Return the filter that removes legal notices among the comments above the code, in place."""
 
     def judge(document: Document) -> Document:
         document.text = without_header(document.text)

@@ -21,6 +21,7 @@ from llamac.data.stages.common.need import need
 from llamac.spec.stages import LineDedup
 
 Keys = NDArray[np.uint64]
+"""Keys of the pieces of a text, uint64 [pieces]."""
 
 _FOUND = np.dtype([("key", "<u8"), ("repeated", "?")])
 _ASCII = bytes.maketrans(b"123456789", b"000000000")
@@ -140,6 +141,7 @@ class Repeats:
         spill.remove()
 
     def judge(self, decision: Path, part: int) -> Filter:
+        """Return a filter that removes a part's repeated pieces; it rejects what is too short."""
         records = np.frombuffer(segments.read(decision, part), _FOUND)
         repeated, keep_once = records["key"].copy(), records["repeated"].copy()
 

@@ -28,16 +28,19 @@ _BLOCK = 512  # shingles per block, so that products stay in the cache
 
 
 def build(stage: NearDedup) -> Survey:
-    """Return the survey that drops near-duplicates."""
+    """Return the survey that drops near-duplicates.
+
+    Similarity of `stage.threshold` or more connects documents, of which the first is kept.
+    """
     return _NearDedup(stage.threshold, stage.ngram, stage.permutations)
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
     """Return (number of bands, rows per band) of the MinHash signatures.
 
-    Rows per band are the most with which a pair of similarity `threshold` is a candidate with
-    probability `RECALL_AT_THRESHOLD`, or 1: more rows give fewer candidates of low similarity.
-
+    Rows per band are the most, and at least 1, with which a pair of similarity `threshold` is a
+    candidate with probability `RECALL_AT_THRESHOLD`: more rows give fewer candidates of low
+    similarity.
     threshold: Jaccard similarity. permutations: number of hashes in a signature.
     """
     for rows in range(permutations, 1, -1):

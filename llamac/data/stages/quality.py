@@ -31,9 +31,10 @@ Features = NDArray[np.uint32]
 
 
 def build(stage: Quality) -> Filter:
-    """Return the filter by quality, which records the probability in `meta`.
+    """Return the filter that keeps pages of probability `stage.threshold` or more.
 
-    Raises StageError if the classifier is missing or of another size.
+    It records the probability in `meta`. Raises StageError if the classifier is missing or of
+    another size.
     """
     model = load(stage)
 
@@ -69,7 +70,10 @@ def save(model: QualityModel, path: Path) -> None:
 
 
 def features(text: str, buckets: int) -> Features:
-    """Return the sorted buckets of a page's features, uint32 [n]; empty without words."""
+    """Return the sorted buckets of a page's features, uint32 [n]; empty without words.
+
+    buckets: their number, the size of the classifier.
+    """
     # Words rarely have more than 15 letters; the cut avoids reading a whole book.
     words = hash_texts(normalised_words(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])

@@ -67,7 +67,7 @@ def apply_merges(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
 
 
 def merges_by_score(tokenizer: Tokenizer) -> bool:
-    """Return whether a SentencePiece model is BPE: its scores are negated merge ranks."""
+    """Return whether a SentencePiece model is BPE, whose scores are negated merge ranks."""
     scores = [tokenizer.score(i) for i in range(tokenizer.vocab_size)]
     return min(scores) < 0 and all(score == int(score) <= 0 for score in scores)
 

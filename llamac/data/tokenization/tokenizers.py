@@ -89,8 +89,9 @@ def train_for(spec: Spec, log: Callable[[str], None]) -> Tokenizer:
 class TokenizerComparison:
     """Comparison of two tokenizers, a and b, on one source.
 
-    nbytes: bytes of text. tokens: tokens of (a, b). lost: characters in texts that (a, b) does not
-    restore exactly, apart from space at either end.
+    source: its name, or `all` for the sum of several. nbytes: bytes of text. tokens: tokens of (a,
+    b). lost: characters in texts that (a, b) does not restore exactly, apart from space at either
+    end.
     """
 
     source: str
@@ -106,7 +107,7 @@ class TokenizerComparison:
 
     @property
     def ratio(self) -> float:
-        """Return b's bytes per token relative to a's; above 1, b compresses better."""
+        """Return b's bytes per token over a's: above 1, b compresses better; NaN without text."""
         a, b = self.bytes_per_token
         return b / a if a else float("nan")
 

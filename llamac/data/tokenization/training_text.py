@@ -1,4 +1,7 @@
-"""Sample the tokenizer's training text from each source's cleaned text, by its share."""
+"""Sample the tokenizer's training text from each source's cleaned text, by its share.
+
+In all functions, `work` is the folder of the tokenising steps' intermediate files.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def count_text(work: Path, plan: SourcePlan) -> None:
 
 
 def is_counted(work: Path, plan: SourcePlan) -> bool:
-    """Return whether `count_text` is done."""
+    """Return whether `count_text` has recorded the source."""
     return bool(read_note_or_empty(_counts_path(work, plan)))
 
 
@@ -58,7 +61,7 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
 
 
 def is_drawn(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
-    """Return whether `draw_lines` is done."""
+    """Return whether the lines that `draw_lines` writes for the part exist undamaged."""
     return is_undamaged(_lines_path(work, plan, part))
 
 
@@ -81,7 +84,7 @@ def choose_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...])
 
 
 def has_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
-    """Return whether `choose_tokenizer` is done."""
+    """Return whether tokenizer.model is undamaged and belongs to the recorded settings."""
     return has_saved_tokenizer(job, _key(work))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
+"""Numbers of documents, int64 [n]."""
 
 
 def find_roots(labels: Numbers, documents: Numbers) -> Numbers:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Keys = NDArray[np.uint64]
+"""Hashes by which values are found, uint64 [n]."""
 
 
 def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.float32]]:
     """Build a table from distinct keys, uint64 [n], and values, float32 [n, k].
 
     Returns the keys by slot, uint64 [m], and the values by slot, float32 [m, k]. m is the smallest
-    power of 2 that is at least 2n.
+    power of 2 that is at least 2n and at least 2.
     """
     bits = max(1, int(2 * len(keys) - 1).bit_length())
     slots = np.zeros(1 << bits, np.uint64)

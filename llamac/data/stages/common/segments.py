@@ -18,7 +18,10 @@ from llamac.runtime.errors import RunError
 
 
 def write(decision: Path, segments: Iterable[bytes]) -> None:
-    """Write a decision file: the segments, the offset of each end, their number (int64, LE)."""
+    """Write a decision file: the segments, then the offset of each one's end and their number.
+
+    Offsets and number are little-endian int64.
+    """
     ends = []
     with durable_files.atomic_write(decision) as file:
         for segment in segments:
@@ -74,7 +77,7 @@ class Spill:
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder and all records."""
         shutil.rmtree(self.folder)
 
 

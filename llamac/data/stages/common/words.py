@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llamac.data.stages.common.need import need
 
 Hashes = NDArray[np.uint64]
+"""64-bit hashes, uint64 [n]."""
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _SPACES = bytes(ord(" ") if not chr(b).isalnum() and b < 128 else b for b in range(256))
@@ -41,7 +42,10 @@ def hash_texts(texts: list[bytes]) -> Hashes:
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
-    """Return the hash of each run of `size` words, uint64; a shorter text is one run."""
+    """Return the hash of each run of `size` words, uint64 [runs]; a shorter text is one run.
+
+    hashes: of the words in order, uint64 [words].
+    """
     size = min(size, len(hashes))
     if size == 0:
         return hashes
