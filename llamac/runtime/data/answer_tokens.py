@@ -81,7 +81,7 @@ class ChatSettings:
     origin: str = "tokenizer.chat_template"
 
     def written(self) -> dict[str, Any]:
-        """Return the settings for the manifest, with a hash in place of the template."""
+        """Return `bos`, `begin` and `template_sha256` (None without one) for the manifest."""
         sha256 = self.template and hashlib.sha256(self.template.encode()).hexdigest()
         return {"template_sha256": sha256, "bos": self.bos, "begin": list(self.begin)}
 
@@ -151,7 +151,6 @@ class AnswerEncoder:
         """Compile the chat template, if there is one.
 
         model: tokenizer. chat: its settings. context: largest number of tokens of a conversation.
-
         Raises ChatTemplateError if the template is invalid.
         """
         self.model, self.chat, self.context = model, chat, context

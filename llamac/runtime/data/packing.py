@@ -37,7 +37,7 @@ def pack(
     sequence_length: int,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> None:
-    """Write the packing of each source and split for this sequence length, unless it exists.
+    """Write the best-fit packing of each source and split for a sequence length, unless it exists.
 
     Damaged files are written again. manifest: that of `directory`. progress: called with (activity,
     0) as each begins.
@@ -113,9 +113,9 @@ def pack_documents(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pack documents; yield blocks of rows of the two files, (pieces, sequences), int64 [n, 2].
 
-    The columns are described above, in the module's docstring. `BLOCK` documents are packed
-    together; the last block has only the totals. lengths: lengths of the documents in order, as
-    from `document_lengths`.
+    The module's docstring describes the columns. `BLOCK` documents are packed together; the last
+    rows are only the totals. lengths: lengths of the documents in order, as from
+    `document_lengths`.
     """
     start, done, labels, room = 0, 0, 0, sequence_length + 1
     for block in _blocks(lengths):

@@ -79,7 +79,10 @@ class Pairs:
 
 
 class OrderedPairs:
-    """Pairs of a split in order of their numbers, each once, followed by rows of padding."""
+    """Pairs of a split in order of their numbers, each once, followed by rows of padding.
+
+    padding_input: as in `Pairs`.
+    """
 
     padding_input = 0
 

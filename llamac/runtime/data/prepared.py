@@ -222,7 +222,10 @@ def document_end(manifest: dict[str, Any]) -> int:
 
 
 def token_ids(stored: np.ndarray) -> np.ndarray:
-    """Return the ids of stored tokens, whether they have a loss or not; PADDING is unchanged."""
+    """Return the ids of stored tokens, whether they have a loss or not; PADDING is unchanged.
+
+    stored: tokens of shards, in their dtype, of any shape.
+    """
     signed = stored.dtype.kind == "i"
     return np.where(stored < PADDING, toggle_loss(stored), stored) if signed else stored
 

@@ -123,9 +123,9 @@ def prepare(
 def prepare_for_ranks(ranks: Ranks, directory: str | Path, **options: Any) -> dict[str, Any]:
     """Run `prepare` on rank 0; return its manifest on all ranks, which must read the same data.
 
-    All ranks call this. Nodes need not share a file system, but their copies could differ. Raises
-    RunError on all ranks, naming the host, if a rank reads another manifest or has shards of other
-    sizes, or if `prepare` fails.
+    All ranks call this. options: keyword arguments of `prepare`. Nodes need not share a file
+    system, but their copies could differ. Raises RunError on all ranks, naming the host, if a rank
+    reads another manifest or has shards of other sizes, or if `prepare` fails.
     """
     manifest = ranks.on_first(lambda: prepare(directory, **options))
     ranks.on_each(lambda: _require_same(Path(directory), manifest))
@@ -354,7 +354,8 @@ def manifest_summary(
 ) -> dict[str, Any]:
     """Return the manifest's entries about the tokenizer, the vocabulary and the sources.
 
-    parts: the sources' parts of the manifest, in the job's order. Reads their unigrams.npy.
+    model: the job's tokenizer. parts: the sources' parts of the manifest, in the job's order. Reads
+    their unigrams.npy and tokenizer.model.
     """
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):

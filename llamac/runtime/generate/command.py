@@ -36,8 +36,8 @@ class EmittedProgram:
         data: `data.directory` of the spec; None for the run's own.
         model: class of the model.
         packed: name of a packed parameter → its canonical pieces.
-        inference: class Inference, called as `inference(model, rows, positions)`, the size of its
-            key-value caches.
+        inference: class Inference, called as `inference(model, rows, positions)` to allocate
+            key-value caches for that many rows and positions.
         pack: packs the model's linear weights in place for a CPU's matmul.
         compile: compiles the decoding step for a device.
         device: "auto", "cpu" or "cuda".

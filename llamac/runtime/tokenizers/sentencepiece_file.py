@@ -18,7 +18,9 @@ BOS_PIECE, EOS_PIECE = 46, 47
 
 
 def check_complete(model: bytes) -> None:
-    """Raise ValueError unless `model` is a protobuf with pieces and both settings.
+    """Raise ValueError unless `model` has pieces and the trainer's and normaliser's settings.
+
+    model: contents of a SentencePiece file, a protobuf.
 
     The settings come last, and SentencePiece itself accepts a model that is truncated before them.
     """

@@ -108,7 +108,10 @@ class Tokenizer:
         return token
 
     def candidates(self) -> str:
-        """Return a clause "; it has …" with pieces that might end documents, for error messages."""
+        """Return "; it has …" with pieces that might end documents, to append to an error message.
+
+        Up to eight ids with their texts in brackets, such as `<|eot|>`; "" without any.
+        """
         bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
         names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
         pieces = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
@@ -129,7 +132,7 @@ class Tokenizer:
 
     @cached_property
     def lost(self) -> list[str]:
-        """Return the kinds of text that decoding does not restore exactly.
+        """Return the kinds of text whose examples decoding does not restore exactly.
 
         They are keys of `PROBES`, and "texts of special tokens". Empty unless the tokenizer
         normalises text or has no pieces for some of it.
@@ -140,7 +143,7 @@ class Tokenizer:
 
     @property
     def lossless(self) -> bool:
-        """Return whether decoding restores every kind of text exactly, so that `lost` is empty."""
+        """Return whether decoding restores the examples of all kinds of text, see `lost`."""
         return not self.lost
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:

@@ -81,7 +81,11 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def pieces_sha256(self) -> str:
-        """Return the sha256 of the whole tokenizer.json except its id of EOS, as sorted JSON."""
+        """Return the sha256 of the tokenizer.json as sorted JSON.
+
+        Settings of truncation and padding, and the id of EOS that prepared data stores, are left
+        out.
+        """
         text = json.dumps(self._described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

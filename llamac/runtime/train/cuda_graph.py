@@ -33,7 +33,11 @@ class Recorder(Protocol):
         ...
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Record the kernels of `work` without running them; return (replay, its output)."""
+        """Record the kernels of `work` without running them; return (replay, output).
+
+        replay: function that runs the kernels. output: what `work` returned; each replay overwrites
+        its values.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ def constant(progress: float, decay: float) -> float:
 def wsd(progress: float, decay: float) -> float:
     """Return the warmup-stable-decay schedule (Hu et al. 2024): 1, then linear to 0 at the end.
 
-    progress: from 0 after the warm-up to 1. decay: length of the linear part, above 0, at most 1.
+    progress: from 0 after the warm-up to 1. decay: progress that the linear part takes, above 0.
     """
     return min(1.0, (1.0 - progress) / decay)
 

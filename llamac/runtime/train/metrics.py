@@ -193,7 +193,7 @@ class Speed:
     def row(self, seconds: float) -> Row:
         """Return the speed and memory fields of the row of a step that took `seconds`.
 
-        With the prediction's, if there is one. Raises `peak` if the step was faster.
+        Includes the prediction's fields, if there is one. Increases `peak` if the step exceeded it.
         """
         rate = self.tokens / seconds
         flops = rate * self.flops_per_token

@@ -70,7 +70,10 @@ def preference(
 
 
 class Preferences:
-    """DPO training of a model: accumulates gradients of pairs, and evaluates held-out pairs."""
+    """Direct preference optimisation of a model: gradients of pairs, and held-out evaluation.
+
+    The reference is the model with the weights that training began from.
+    """
 
     def __init__(
         self,
@@ -96,7 +99,9 @@ class Preferences:
     def batch(self, pairs: Pairs, start: int, count: int, micro_batch: int) -> list[Tensor]:
         """Return this rank's [tokens, labels, reference log-probabilities] of a step.
 
-        Arguments, tokens and labels are those of `Mesh.batch`; log-probabilities are float32 [n].
+        start, count: range of the step's rows over all ranks. micro_batch: rows that a rank takes
+        in turn. Tokens and labels are those of `Mesh.batch`, int64 [n, positions];
+        log-probabilities are float32 [n].
         """
         tokens, labels = self.mesh.batch(pairs, start, count, micro_batch)
         rows = pairs.answers(self.mesh.sequence_starts(start, count, micro_batch), micro_batch)
@@ -127,11 +132,11 @@ class Preferences:
 
     @torch.no_grad()
     def evaluate(self, pairs: Pairs, rows: int, micro_batch: int) -> dict[str, float]:
-        """Return the means over at least the first `rows` held-out answers, as far as there are.
+        """Return means over held-out pairs, as `validation_…` fields of a row of metrics.
 
-        All ranks call this. pairs: the validation split. micro_batch: answers per forward pass; all
-        ranks' passes are full, so `rows` is rounded up. Returns `validation_…` fields of a row of
-        metrics.
+        All ranks call this. pairs: the validation split. rows: number of rows to read, rounded up
+        to full passes of all ranks, or all if there are fewer. micro_batch: rows per forward pass
+        and rank, two per pair.
         """
         total, count = torch.zeros(len(MEANS), device=self.mesh.device), 0
         together = micro_batch * self.mesh.data_ranks

@@ -61,7 +61,7 @@ def open_trackers(
 class TensorBoardTracker:
     """Writer of TensorBoard files in RUN/tensorboard, disabled by its first error.
 
-    resumed: step after which the run resumes; TensorBoard hides rows of later steps.
+    resumed: step after which the run resumes; TensorBoard hides earlier rows of later steps.
     """
 
     def __init__(self, run: Path, resumed: int) -> None:

@@ -58,7 +58,8 @@ class Conversation:
     """A record of supervised data: a chat, or a prompt with its completion.
 
     messages: the chat, each message {"role", "content"} and perhaps "weight" (0: no loss). None for
-    a prompt with its completion, which is not rendered by a chat template.
+    a prompt with its completion, which is not rendered by a chat template. prompt, completion: the
+    two texts in that case.
     """
 
     messages: list[dict[str, Any]] | None

@@ -38,7 +38,7 @@ class _Broken(Exception):
 
 
 def stem(path: str) -> str:
-    """Return a file's name or path in lower case, without a suffix of `SUFFIXES`."""
+    """Return a path in lower case, without a suffix of `SUFFIXES`: `Wiki.TXT.gz` → `wiki.txt`."""
     lower = path.lower()
     return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
 
