@@ -72,7 +72,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Return whether the predicted peak memory is within the device's."""
+        """Return whether the predicted peak memory, without a margin, is within the device's."""
         return self.memory.total <= self.setting.device.memory
 
     @cached_property
@@ -90,7 +90,7 @@ class Prediction:
     def mfu(self) -> float:
         """Return the model FLOPs utilisation as a fraction of the peak (PaLM, appendix B).
 
-        It counts 6N + 12·L·d·s FLOPs per token.
+        It counts `flops_per_token` and `attention_per_token`, without recomputation.
         """
         per_token = self.flops_per_token + self.attention_per_token
         return self.tokens_per_second_per_gpu * per_token / self.peak

@@ -225,7 +225,10 @@ class StepModel:
         return hop * 2 * ((0 if hidden else self.micro_batches * virtual) + self.pp - 1)
 
     def stream_bytes(self) -> float:
-        """Return the bytes of a micro-batch's hidden states [B, S, D] on one rank."""
+        """Return the bytes of one rank's share of a micro-batch's hidden states [B, S, D].
+
+        They are in the compute dtype; context and sequence parallelism split S.
+        """
         spec = self.spec
         shared = self.cp * (self.tp if spec.parallel.sequence else 1)
         tokens = spec.batch.micro_batch * spec.batch.sequence_length / shared

@@ -58,7 +58,11 @@ than bf16's (torchtitan)."""
 
 
 def framework_of(row: Row, device: Device) -> str:
-    """Return the key of `FRAMEWORKS` that describes a row's framework best."""
+    """Return the key of `FRAMEWORKS` that describes a row's framework best.
+
+    device: the row's device; on Hopper and later, Megatron-LM counts as Megatron Core, unless its
+    attention materialises scores.
+    """
     words, framework = text(row, "framework", "notes"), text(row, "framework")
     if mentions(framework, *ALEPH_ALPHA) or mentions(
         text(row, "source"), "aleph", "hagemann", "2311.05610"
@@ -184,7 +188,8 @@ class Checkpointing:
 
     Attributes:
         policy: Checkpointing policy of layers that are not fully checkpointed.
-        core: Whether core attention (without its linear layers) is recomputed in the backward pass.
+        core: Whether core attention (scores, softmax and their product with the values) is
+            recomputed in the backward pass.
         parts, out_of: `parts` of every `out_of` layers are fully checkpointed; out_of = 0: of the
             layers of a pipeline rank.
         understood: Whether the column was understood; otherwise no checkpointing is assumed.

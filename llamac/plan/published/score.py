@@ -38,7 +38,7 @@ COLUMNS = frozenset((
     "hfu_pct", "tflops_gpu", "mfu_convention", "peak_mem", "mem_kind", "notes",
 ))
 # fmt: on
-"""Columns that are read, and columns of measurements; any other is reported as ignored."""
+"""Columns of a table that are read or have measurements; any other is reported as ignored."""
 
 
 def predict_row(row: Row) -> Prediction:
@@ -85,7 +85,7 @@ class Scores:
     """A table with added predictions.
 
     Attributes:
-        table: The table as CSV.
+        table: The table as CSV, with the columns `ADDED`.
         refused: Messages on rows without a prediction.
         unread: Number of rows by (column, value that is not understood, assumption made instead).
         unread_columns: Columns that are not read.

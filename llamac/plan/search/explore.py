@@ -116,7 +116,8 @@ class ExplorationResult:
     Attributes:
         best: (seconds of a step, layout) of the fastest layouts that fit, fastest first.
         tally: Number of layouts by outcome: "timed", "slower", or a key of `UNFIT_REASONS`.
-        min_bytes: Bytes of the smallest layout that does not fit; inf if none was tried.
+        min_bytes: Smallest predicted memory of a layout that does not fit; inf if none was
+            predicted.
     """
 
     best: list[tuple[float, Layout]]

@@ -38,9 +38,10 @@ class ModelSplit:
 
 
 def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """Yield all splits that divide `gpus`, and evenly the model's sizes and positions.
+    """Yield all splits whose number of ranks divides `gpus`.
 
-    With `data.document_mask`, only splits without context parallelism are yielded.
+    They suit the model's heads, features, vocabulary and positions (`layout_problems`). With
+    `data.document_mask`, there is no context parallelism.
     """
     for tensor in divisors(gpus):
         for context in divisors(gpus // tensor):

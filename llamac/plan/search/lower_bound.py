@@ -18,10 +18,14 @@ def lower_bound_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: 
 
     It assumes a pipeline without bubble and overlapped data-parallel traffic. In the forward pass,
     each matmul waits for the gather before it and each scatter for its matmul, so transfers are
-    exposed. In the backward pass only weight gradients overlap them. Under tensor parallelism a
-    layer gathers and scatters hidden states twice per pass, or all-reduces them, which is as much
-    (Korthikanti et al. 2022); under context parallelism keys and values are gathered, and their
-    gradients scattered.
+    exposed. In the backward pass only weight gradients overlap them. If tensor parallelism is
+    asynchronous, all work may overlap them; if the framework's profile states a share, that is
+    hidden.
+
+    Under tensor parallelism a layer gathers and scatters hidden states twice per pass, or
+    all-reduces them, which is as much (Korthikanti et al. 2022); under context parallelism keys and
+    values are gathered, and their gradients scattered.
+
     policy: checkpointing policy.
     """
     spec = setting.spec

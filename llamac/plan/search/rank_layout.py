@@ -116,7 +116,7 @@ def _value(spec: Spec, key: str) -> Any:
 
 
 def layout_of(spec: Spec) -> Layout:
-    """Return the parallel degrees, micro-batch and checkpointing policy of a spec."""
+    """Return the layout that a spec states: degrees, micro-batch and checkpointing policy."""
     degrees = {key: getattr(spec.parallel, key) for key in _PARALLEL}
     return Layout(
         **degrees,

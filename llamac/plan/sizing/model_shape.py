@@ -71,7 +71,7 @@ def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
 
     Among the models within 2 % (`CLOSE`), it deviates least from LLaMA's ratio of width to depth
     and from `parameters`, in the sum of logs; if there are none, it is the closest in size.
-    Raises ValueError if even the smallest model has more.
+    Raises ValueError if even the smallest model has over 2 % more.
     """
     shapes = list(_shapes(parameters, vocab_size))
     if not shapes:

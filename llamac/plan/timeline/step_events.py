@@ -22,6 +22,8 @@ class Event:
     """A computation, transfer or wait on one lane of a step's timeline.
 
     Attributes:
+        kind: Pass of a region (`forward`, `backward`), optimizer's `update`, idle time (`bubble`,
+            `wait`) or transfer (`send`, `gather`, `reduce`).
         name: Region that runs, or description of the transfer or wait.
         begin, end: Seconds from the start of the step.
         lane: Row of the timeline: `compute`, `DATA` or `PIPELINE`.
