@@ -33,7 +33,7 @@ LARGE = 1 << 22  # bytes of a write from which hashing runs in a thread beside i
 
 
 class Damaged(RunError, ValueError):
-    """A file is missing or cannot be read, or its content differs from what was written."""
+    """A file is missing, unreadable, different from what was written, or in fact a directory."""
 
 
 class NewFile:

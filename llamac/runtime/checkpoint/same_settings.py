@@ -15,7 +15,9 @@ from typing import Any
 from ..errors import RunError
 from ..train.lr_schedule import learning_rate
 
-IGNORED_KEYS = ("unique_tokens",)  # keys of a source that do not affect the loss curve
+IGNORED_KEYS = ("unique_tokens",)
+"""Keys of a source that do not affect the loss curve, and are not compared."""
+
 BRANCH_SECTIONS = ("optimizer", "precision", "schedule")
 """Sections that a new run from another run's checkpoint may change."""
 
@@ -78,6 +80,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 STEPS = "schedule.steps"
+"""Key of the one setting that a run may increase when it resumes."""
 
 
 def _has_more_steps(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

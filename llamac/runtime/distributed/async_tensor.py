@@ -21,7 +21,10 @@ from .collectives import GROUPS, all_gather, reduce_scatter
 
 
 def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """All-gather x [B, S/n, I] and apply weight [O, I]; return (x [B, S, I], y [B, S, O])."""
+    """All-gather x [B, S/n, I] and apply weight [O, I]; return (x [B, S, I], y [B, S, O]).
+
+    axis: mesh axis of the n ranks. O: number of the weight's rows on this rank.
+    """
     if x.is_cuda:
         return _gather_matmul(x, weight.T, axis)
     gathered = all_gather(x, axis, dim=1)
@@ -29,7 +32,10 @@ def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]
 
 
 def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """All-gather d_y [B, S/n, O]; return (d_y [B, S, O], d_x [B, S, I] = d_y @ weight)."""
+    """All-gather d_y [B, S/n, O]; return (d_y [B, S, O], d_x [B, S, I] = d_y @ weight).
+
+    axis: mesh axis of the n ranks. I: number of the weight's columns on this rank.
+    """
     if d_y.is_cuda:
         return _gather_matmul(d_y, weight, axis)
     gathered = all_gather(d_y, axis, dim=1)
@@ -37,14 +43,20 @@ def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tenso
 
 
 def linear_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """Apply weight [O, I] to x [B, S, I] and reduce-scatter over S; return y [B, S/n, O]."""
+    """Apply weight [O, I] to x [B, S, I] and reduce-scatter over S; return y [B, S/n, O].
+
+    axis: mesh axis of the n ranks. I: number of the weight's columns on this rank.
+    """
     if x.is_cuda:
         return _matmul_scatter(x, weight.T, axis)
     return reduce_scatter(linear(x, weight), axis, dim=1)
 
 
 def input_gradient_scatter(d_y: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """Compute d_y [B, S, O] @ weight [O, I] and reduce-scatter over S; return d_x [B, S/n, I]."""
+    """Compute d_y [B, S, O] @ weight [O, I] and reduce-scatter over S; return d_x [B, S/n, I].
+
+    axis: mesh axis of the n ranks. O: number of the weight's rows on this rank.
+    """
     if d_y.is_cuda:
         return _matmul_scatter(d_y, weight, axis)
     return reduce_scatter(input_gradient(d_y, weight), axis, dim=1)

@@ -99,7 +99,7 @@ def all_gather(x: Tensor, axis: str, dim: int) -> Tensor:
 def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
     """Start to sum `x` over an axis's ranks, each of which gets its part along `dim`.
 
-    Returns a handle.
+    axis: mesh axis, a key of `GROUPS`. Returns a handle for `reduce_scatter_wait`.
     """
     group = GROUPS[axis]
     if dim != 0:

@@ -28,7 +28,8 @@ def parallel_log_probability_backward(
 ) -> Tensor:
     """Return d_logits of `parallel_log_probability`, this rank's columns [B, S, V'].
 
-    d_rows: gradient of each sequence's log-probability, [B].
+    d_rows: gradient of each sequence's log-probability, [B]. The other arguments are those of that
+    call.
     """
     return whole.log_probability_backward(
         d_rows, logits, labels, vocab_parallel_score(axis, vocab_size)

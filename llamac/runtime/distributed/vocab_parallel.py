@@ -137,7 +137,8 @@ def parallel_linear_cross_entropy_with_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `parallel_linear_cross_entropy` and its gradients for a d_loss of one.
 
-    Returns (loss; d_x [B, S, D], a partial sum; d_weight of this rank's rows [V', D]).
+    Returns (loss; d_x [B, S, D], a partial sum; d_weight of this rank's rows [V', D]), the
+    gradients in the dtypes of x and weight. d_weight is summed over chunks in float32 or wider.
     """
     loss, d_x, d_weight = _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=False)
     assert d_weight is not None

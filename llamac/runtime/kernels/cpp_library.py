@@ -12,7 +12,9 @@ import torch
 
 from ..machine import separate_caches
 
-CAPABILITY = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY lowers it
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+"""Instruction set of this CPU, such as "AVX512", or a lower one that ATEN_CPU_CAPABILITY sets."""
+
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
