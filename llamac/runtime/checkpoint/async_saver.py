@@ -74,7 +74,7 @@ class CheckpointSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the last save is complete; if it failed, raise its error once, mostly RunError."""
+        """Wait until the last save is complete; if it failed, raise its error once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
