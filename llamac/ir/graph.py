@@ -63,7 +63,10 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """Return the values of an op: its node, or a getitem node per result, None for unused ones."""
+    """Return an op's values: its node or, for several results, a getitem node or None for each.
+
+    None stands for a result that nothing reads.
+    """
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)
@@ -96,7 +99,7 @@ def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
 
 
 def is_differentiable(placeholder: fx.Node) -> bool:
-    """Return whether a placeholder has a gradient; token ids and constant tables have none."""
+    """Return whether a placeholder has a gradient: floating-point inputs and parameters do."""
     floating = DTYPES[type_of(placeholder).dtype].is_floating_point
     return floating and placeholder.meta["role"] in ("param", "input")
 
@@ -184,7 +187,8 @@ class Builder:
 def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Types:
     """Return the types of an op's results, layouts included.
 
-    operands: nodes, or None. Raises TypeRuleError, which names the op and its operands' types.
+    operands: nodes, or None for absent ones. attributes: keyword arguments of the op.
+    Raises TypeRuleError, naming the op and the operands' types, if the op does not accept them.
     """
     kinds = [None if operand is None else type_of(operand) for operand in operands]
     try:

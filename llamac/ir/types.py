@@ -104,6 +104,7 @@ class TensorType:
 _TYPE = re.compile(r"(\w*)\[([^\]]*)\](?:@(\w+:(?:S\(\d+\)|P)(?:,\w+:(?:S\(\d+\)|P))*))?")
 
 Types = TensorType | tuple[TensorType, ...]
+"""Type of an op's result, or types of its results if it has several."""
 
 
 def expect(condition: bool, message: str) -> None:

@@ -28,6 +28,7 @@ class VerificationError(Exception):
     message: the rule that is violated.
     region, direction: the graph to show, with direction `forward` or `backward`.
     node: the offending node; None puts the message at the end.
+    exit_code: exit code of a command that ends with this error.
     """
 
     exit_code = 3

@@ -99,7 +99,7 @@ class Finetune(Section):
 
 
 def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require `init.from` for lora: the weights to which adapters are added."""
+    """Yield a problem if lora has no `init.from`, the weights to which it adds adapters."""
     if finetune.is_lora and not init.source:
         message = 'method = "lora" adapts existing weights, but [init] names none'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
@@ -107,7 +107,7 @@ def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[P
 
 
 def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require `init.from` for dpo: the reference model's weights."""
+    """Yield a problem if dpo has no `init.from`, the weights of its reference model."""
     if finetune.is_dpo and not init.source:
         message = 'objective = "dpo" needs the weights of a reference model, but [init] names none'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
@@ -115,7 +115,7 @@ def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> It
 
 
 def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) -> Iterator[Problem]:
-    """Require, for dpo, whole pairs in a micro-batch and whole sequences on each rank."""
+    """Yield problems if dpo has half a pair in a micro-batch, or parts of sequences on a rank."""
     if finetune.is_dpo and batch.micro_batch % 2:
         message = f"micro_batch = {batch.micro_batch}, but dpo's sequences come in pairs"
         yield Problem(("batch", "micro_batch"), message, "use an even number, such as 2")
@@ -127,7 +127,7 @@ def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) ->
 
 
 def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Problem]:
-    """Require dpo for sources of kind preferences, and such sources for dpo."""
+    """Yield a problem if only one of objective dpo and sources of kind preferences is given."""
     if finetune.is_dpo != data.has_preferences:
         path = ("finetune", "objective") if finetune.is_dpo else ("data", "source", 0, "kind")
         message = f'objective = "{finetune.objective}" with sources of kind {data.source[0].kind}'
@@ -135,7 +135,7 @@ def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Pr
 
 
 def targets_exist(finetune: Finetune, model: Model) -> Iterator[Problem]:
-    """Require that the model has each linear in `targets`."""
+    """Yield a problem if lora targets w3 in a model without a gate; every model has the others."""
     if finetune.is_lora and model.activation not in GATED and "w3" in finetune.targets:
         message = f'targets names w3, but activation = "{model.activation}" has no gate'
         yield Problem(("finetune", "targets"), message, "leave it out; w1 is the up projection")

@@ -39,6 +39,8 @@ _SCHEMA = WithJsonSchema(
     }
 )
 Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=10**9), _SCHEMA]
+"""A duration in seconds, given in any form that `parse_duration` accepts."""
+
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,-]*$")]
 Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")]
@@ -151,7 +153,7 @@ class Launch(Section):
 
 
 def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
-    """Require that several nodes are all full: `gpus_per_node` divides the number of ranks."""
+    """Yield a problem if several nodes are needed and `gpus_per_node` does not divide the ranks."""
     ranks, most = parallel.ranks, launch.gpus_per_node
     if ranks > most and ranks % most:
         fits = next(n for n in range(min(most, 4096), 0, -1) if ranks % n == 0)

@@ -44,7 +44,7 @@ class UpdateRule(Section):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Keyword arguments of the trainer's `MasterWeights`: all but lr and max_skipped_steps."""
+        """Keyword arguments of the trainer's optimizer: all but kind, lr and max_skipped_steps."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 

@@ -77,7 +77,10 @@ def _schema(pattern: str, examples: list[str]) -> WithJsonSchema:
 
 
 Tokens = Annotated[int, BeforeValidator(parse_tokens), _schema(_TOKENS, ["4M", "4Mi", "1.4T"])]
+"""A number of tokens, given in any form that `parse_tokens` accepts."""
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema(_BYTES, ["50MB", "60GiB"])]
+"""A size in bytes, given in any form that `parse_bytes` accepts."""
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """A number of things such as heads, layers, steps or sequences, from 1 to 2³¹ - 1."""

@@ -98,7 +98,7 @@ def kernel_can_run(
     parallel: Parallel,
     data: Data,
 ) -> Iterator[Problem]:
-    """Require that the attention kernel, unless `auto`, supports the model, dtype and device."""
+    """Yield a problem if the attention kernel that the spec names cannot run on its settings."""
     requested = kernels.attention
     if requested == "auto":
         return

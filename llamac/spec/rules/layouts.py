@@ -22,7 +22,7 @@ SEARCHED = 10_000
 
 
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require that heads, features and positions divide over tensor and context ranks.
+    """Yield problems unless heads, features and positions divide over tensor and context ranks.
 
     Each tensor rank must also have a row of the vocabulary.
     """
@@ -34,9 +34,9 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
 
 
 def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
-    """Require equal numbers of whole micro-batches on all data-parallel ranks.
+    """Yield a problem unless all data-parallel ranks get equally many whole micro-batches.
 
-    There must also be enough of them to keep all pipeline stages busy.
+    They must also suffice to keep all pipeline ranks busy (`fills_pipeline`).
     """
     ranks, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
     sequences, micro, data = batch.sequences, batch.micro_batch, replicas * shards
@@ -106,9 +106,9 @@ def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool
 
 
 def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Require a layer for every pipeline stage, and no weights tied between stages.
+    """Yield problems if pipeline stages would have no layer, or would share tied weights.
 
-    Without pipeline parallelism: one stage per rank.
+    Several stages per rank are a problem without pipeline parallelism.
     """
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     if ranks == 1:

@@ -25,6 +25,7 @@ _STRING = re.compile(
 )
 
 Span = tuple[int, int]
+"""Character range [begin, end) of a text."""
 
 
 @dataclass(frozen=True)
