@@ -31,8 +31,8 @@ class Report:
 
     ranks: number of ranks of the run.
     parameters: elements of rank 0's trained parameters, after sharding.
-    parameter_bytes: their bytes in the compute dtype.
-    state_bytes: bytes of optimizer state on rank 0, master weights included.
+    parameter_bytes: their bytes, in fp32 under FSDP and else in the compute dtype.
+    state_bytes: bytes of optimizer state on rank 0, with master weights if parameters are bf16.
     micro_batches: micro-batches of rank 0 per step.
     collectives: (kind, ranks of the group) → [calls, sum of input bytes] of rank 0.
     """

@@ -60,8 +60,9 @@ def augment(region: Region, frozen: Collection[str] = ()) -> Region:
     """Return the region with ops replaced by forms that compute gradients in the forward pass.
 
     Such a form has further results: the gradients of its operands per unit of the op's cotangent.
-    If no op has one, `region` itself is returned. frozen: names of parameters that need no
-    gradient.
+    If no op has one, `region` itself is returned.
+
+    frozen: names of parameters that need no gradient.
     """
     if not any(_augmented(node, frozen) for node in ops_in(region.forward.graph)):
         return region

@@ -91,7 +91,7 @@ class LayoutComparison:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Name of the output with the largest relative error, and the error; `nothing` if none."""
+        """(name, error) of the output with the largest error; ("nothing", 0.0) without outputs."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property

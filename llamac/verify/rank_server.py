@@ -64,8 +64,8 @@ class RankServer:
         """Run `python PROGRAM ARGUMENTS` on each rank, in the program's directory, and wait.
 
         The return code is that of the first rank that failed (negative: killed by that signal), or
-        124 after the timeout. Output is that of all ranks; the errors of the first rank that failed
-        come first, since those of the others may follow from it.
+        124 after the timeout, or 0. Output is that of all ranks; the errors of the first rank that
+        failed come first, since those of the others may follow from it.
 
         Raises RuntimeError if the server process has ended.
 

@@ -49,12 +49,12 @@ class Verdict:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Name of the output with the largest relative error, and the error; `nothing` if none."""
+        """(name, error) of the output with the largest error; ("nothing", 0.0) without outputs."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
-        """Name of the parameter with the largest gradient error, and the error; `none` if none."""
+        """(parameter, error) of the gradient with the largest error; ("none", 0.0) without any."""
         gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
         name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
         return name.removeprefix("d "), error
