@@ -37,6 +37,7 @@ from ..kernels.padding import PADDING, toggle_loss
 SPLITS = ("train", "validation")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # valid names of a source and of its directory
 ANEW = "delete {0}/manifest.json and prepare the data again"  # advice in errors about damage
+# Keys that every manifest has.
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 

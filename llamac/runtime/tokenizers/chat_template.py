@@ -21,9 +21,9 @@ import numpy as np
 from ..errors import RunError
 from .tokenizer import Tokenizer
 
-ASSISTANT = "assistant"
+ASSISTANT = "assistant"  # role whose messages are answers
 CHAT_TEMPLATE = "chat_template.jinja"  # file beside a tokenizer, and in prepared data
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Mapping[str, Any]]  # each {"role", "content"} and perhaps "weight"
 
 
 class ChatTemplateError(RunError, ValueError):

@@ -14,7 +14,7 @@ def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Token
 
     eos: id or text of the piece that ends documents; None for the one in the file or in the
     tokenizer_config.json beside it, or with a usual name. Raises TokenizerError, which names the
-    file, if it cannot be read or used, or does not have that piece.
+    file, if it cannot be read or used, or has no piece `eos` that may end documents.
     """
     try:
         file = read_tokenizer(Path(path))

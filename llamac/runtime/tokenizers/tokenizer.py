@@ -23,7 +23,7 @@ from ..errors import RunError
 from .sentencepiece_file import check_complete, with_eos
 from .tokenizer_file import PROBES
 
-SPACE_MARK = "\u2581"
+SPACE_MARK = "\u2581"  # character that stands for a space in pieces
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
 SEGMENT = 1 << 16  # characters that SentencePiece encodes at a time, to bound memory
 SAMPLE_BLOCK = 1 << 14  # largest number of characters in a sampled block of text

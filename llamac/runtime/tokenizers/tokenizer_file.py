@@ -43,6 +43,7 @@ PROBES = {
 # Byte order marks, by which a tokenizer.json may begin.
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
+# Code that loads and uses a tokenizer, and the script of the process that runs it with limits.
 TRY_JSON = """
 import tokenizers
 described = json.loads(model)

@@ -99,10 +99,10 @@ class MixedPrecisionOptimizer:
         return torch.stack([loss.float(), norm, skipped])
 
     def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (loss, targets, L2 norm of the masters' gradients), scalars summed over all ranks.
+        """Return loss, number of targets and the gradients' L2 norm over all ranks, as scalars.
 
-        This is the definition for one rank, with loss and targets unchanged. `ShardedOptimizer`
-        overrides it for several; keep the two definitions equal.
+        This is the definition for one rank, which leaves `loss` and `targets` unchanged.
+        `ShardedOptimizer` overrides it for several; keep the two definitions equal.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         return loss, targets, torch.nn.utils.get_total_norm(gradients)

@@ -27,7 +27,7 @@ from ..errors import RunError
 from ..kernels.padding import PADDING
 
 EVERY = 30.0  # seconds between messages while the reference is computed
-FILE, NOTE = "reference.npy", "reference.json"
+FILE, NOTE = "reference.npy", "reference.json"  # in a run: the reference's scores, their origin
 # Names of the values that are averaged over pairs; accuracy: reward of chosen above rejected.
 MEANS = ("loss", "reward_chosen", "reward_rejected", "reward_accuracy")
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from .. import durable_files
 from ..machine import log
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # row of metrics: `step` and values by name
 PATIENCE = 30.0  # seconds to wait at the end of a run for queued rows
 
 

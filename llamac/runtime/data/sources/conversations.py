@@ -27,10 +27,11 @@ from .skipped_records import Skipped
 FORMS = (("messages",), ("conversations",), ("instruction", "output"), ("prompt", "completion"))
 OPTIONAL = ("input", "system", "tools", "functions")  # further fields that are read
 PREFERENCE = ("prompt", "chosen", "rejected")  # of `preferences`; whole chats need no prompt
+# All fields that are read, which are the columns to read from parquet.
 COLUMNS = (*(field for form in (*FORMS, PREFERENCE) for field in form), *OPTIONAL)
 FIELDS = "messages, conversations, instruction and output, or prompt and completion"
 T = TypeVar("T")
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant")  # of messages
 SPEAKERS = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}  # of ShareGPT
 
 

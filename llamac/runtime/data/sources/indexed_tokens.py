@@ -18,6 +18,7 @@ import numpy as np
 
 from .skipped_records import Skipped
 
+# Beginning of Megatron's index, its header, its codes of dtypes, and suffixes of token files.
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}

@@ -27,6 +27,7 @@ FORMATS = {
     "parquet": (".parquet",),
 }
 """Format of records or text → endings of file names."""
+# Endings of all formats, and of those that consist of records.
 ENDINGS = tuple(end for ends in FORMATS.values() for end in ends)
 RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 READ_HERE = {"files": ENDINGS, **dict.fromkeys(CONVERSATIONS, RECORDS)}

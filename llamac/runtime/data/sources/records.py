@@ -359,7 +359,7 @@ def _csv(
 
 # --- Before anything is read -----------------------------------------------------------------
 
-SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
+SAMPLED_FILES, SAMPLED_RECORDS = 5, 20  # files, and records of each, that are looked at
 
 
 def check_field(paths: Iterable[str], text_field: str) -> None:

@@ -23,6 +23,7 @@ from .input_files import file_list
 from .records import read_file
 from .skipped_records import Skipped
 
+# Directories and packages of the standard library that are left out.
 NOT_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 GENERATED = {"encodings", "pydoc_data"}  # tables, and the text that `python-docs` already has
 
