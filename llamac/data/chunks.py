@@ -15,7 +15,7 @@ from llamac.runtime.data.sources.decompress import package
 from llamac.runtime.durable_files import NewFile
 from llamac.runtime.errors import RunError
 
-SUFFIX = ".jsonl.zst"
+SUFFIX = ".jsonl.zst"  # of a chunk's file name
 LEVEL = 1  # zstd level: a chunk is written once and read a few times
 
 

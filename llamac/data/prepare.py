@@ -107,8 +107,8 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     """Do the remaining work, holding the directory's lock, and return the manifest.
 
     engine: runs the jobs. report: called with progress.
-    Raises SettingsChangedError if the work was begun with other settings, PreparedDataError if
-    finished data cannot be used, and what the jobs raise: SourceError, StageError or
+    Raises SettingsChangedError if the work was begun with other settings, PreparedDataError if a
+    file of finished data is missing or damaged, and what the jobs raise: SourceError, StageError or
     TokenizerError.
     """
     waiting = Step(f"waiting for the process at {preparation.root}", ())
@@ -125,7 +125,7 @@ def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
     """Return the manifest of prepared data that was moved here without its `.work`, else None.
 
     directory: of the prepared data. The raw data may no longer exist. Raises PreparedDataMismatch
-    if the data is of another spec.
+    if the data is of another spec, PreparedDataError if a file is missing or damaged.
     """
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None

@@ -12,9 +12,10 @@ from llamac.data.accounting.stats import count_noun, format_count, megabytes
 from llamac.look.page import page
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # pixels: chart, its columns, a bar
-LEFT, CHANGED = "var(--s1)", "var(--view)"
+LEFT, CHANGED = "var(--s1)", "var(--view)"  # colours of the theme: text left, text cut
 SOURCES = tuple(f"var(--s{number})" for number in range(1, 9))
 REASONS = SOURCES[1:]  # without the colour of kept text
+# Style sheets beside those of every page.
 STYLES = (Path(__file__).with_name("data_page.css"),)
 
 

@@ -34,8 +34,8 @@ class Response:
     """Parsed HTTP response.
 
     status: code, such as 200. content_type: lower case, without parameters; "" if missing. charset:
-    declared label, or None. body: with transfer and content codings decoded; a compressed one is
-    cut shortly after `BODY_BYTES`. complete: False if the response itself was cut off.
+    declared label, or None. body: with transfer and content codings decoded; decompression ends
+    once it exceeds `BODY_BYTES`. complete: False if the response itself was cut off.
     """
 
     status: int

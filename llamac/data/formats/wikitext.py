@@ -30,7 +30,7 @@ DROPPED_TAGS = frozenset((
     "style", "script",
 ))
 LITERAL_TAGS = frozenset(("nowiki", "pre", "syntaxhighlight", "source", "math", "chem", "ce"))
-FORMULAS = frozenset(("math", "chem", "ce"))
+FORMULAS = frozenset(("math", "chem", "ce"))  # shown as source, on one line
 # Tags at which a line ends.
 LINES = frozenset((
     "br", "p", "div", "li", "tr", "hr", "blockquote", "center", "poem", "dd", "dt", "ul", "ol",

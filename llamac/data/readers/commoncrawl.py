@@ -22,6 +22,7 @@ WARC, ARC = (".warc", ".wet"), (".arc",)  # endings of file names
 PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
 ENDINGS = (*WARC, *ARC, *PAGES, ".tar", ".tgz")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+# Content types with which a page is recognised by its beginning.
 UNKNOWN_TYPES = ("", "*/*", "unknown/unknown", "application/unknown")
 PAGE_RECORDS = frozenset(("response", "resource", "conversion"))  # types of record with a page
 

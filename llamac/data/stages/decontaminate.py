@@ -25,7 +25,7 @@ from llamac.data.stages.common.need import file_bytes, sha256
 from llamac.data.stages.common.words import Hashes, hash_texts, ngrams, normalised_words
 from llamac.spec.stages import Decontaminate
 
-MIN_WORDS = 8
+MIN_WORDS = 8  # of an evaluation item that is searched for
 MIN_RUN_BYTES = 30  # fewest bytes in a run's words
 _SIEVE_BITS = 24
 _NOTHING = f"`paths`: no item has {MIN_WORDS} words or more"

@@ -20,6 +20,7 @@ from llamac.data.stages.common.words import Hashes, mix_bits, ngrams, words
 from llamac.spec.stages import NearDedup
 
 Signatures = NDArray[np.uint32]
+"""MinHash values, uint32: [permutations] of one document, [n, permutations] of several."""
 
 RECALL_AT_THRESHOLD = 0.95
 """Minimum probability that a pair with the threshold similarity has an equal band."""

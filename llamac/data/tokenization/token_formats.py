@@ -16,7 +16,7 @@ from llamac.runtime.data.prepared import SPLITS, is_signed, load_manifest
 from llamac.runtime.data.sources.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.durable_files import NewFile, atomic_write
 
-FORMATS = ("megatron", "datatrove")
+FORMATS = ("megatron", "datatrove")  # accepted by `export`
 COPY = 1 << 22  # tokens copied at a time
 
 
