@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+# Numbers of fields of a model, wire types, and fields of the trainer's settings.
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 VARINT, BYTES = 0, 2
 FIXED = {1: 8, 5: 4}  # bytes of a value of these wire types
