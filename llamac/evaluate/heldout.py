@@ -24,13 +24,17 @@ from llamac.runtime.kernels.padding import PADDING
 def evaluate_heldout(
     model: LoadedModel, limit: int | None, max_tokens: int, progress: Progress
 ) -> list[TaskResult]:
-    """Evaluate a run on each source's validation split, in windows of its sequence length.
+    """Return the bits per byte, perplexity and loss of a run on each source's validation split.
 
-    Each token except a window's first is predicted from the previous ones in the window, as in
-    validation during training. With supervised data, a passage is a document instead of a window,
-    and only tokens with a loss are scored. Returns a result per source that has a passage.
-    limit: maximum number of passages per source; None means all. max_tokens: maximum tokens per
-    batch, including padding. progress: called for each source anew.
+    Text is split into windows of the sequence length (at most the model's context), and every token
+    but a window's first is scored, as in validation during training. With supervised data, each
+    document is a passage and only tokens with a loss are scored. Sources without a window or
+    passage are left out.
+
+    limit: maximum number of windows or passages per source; None means all. max_tokens: maximum
+    tokens per batch, including padding. progress: called with (sequences done, all sequences); the
+    count restarts for each source.
+
     Raises RunError for an import, and without prepared data or held-out text.
     """
     spec, run = model.directory.spec, model.directory.directory

@@ -163,7 +163,7 @@ def main(task_file: str, out: str) -> None:
 
 
 def set_nan(optimizer):
-    """Set this rank's shard of one canonical parameter's gradient, the first it holds, to NaN.
+    """Set gradients of this rank to NaN: its shard of the first canonical parameter that it holds.
 
     optimizer: the runtime's ShardedOptimizer, after a backward pass.
     """

@@ -41,11 +41,12 @@ def module_packing_problem(
 ) -> str:
     """Return what is wrong with an emitted model's packing table as a sentence, or "".
 
-    Each parameter is converted from canonical to packed form and back, with a distinct value for
-    every element. The module's parameters are overwritten, in the end with `weights`.
+    Each parameter is unpacked and packed again with its elements numbered. Parameters are
+    overwritten: with `weights` on success, with test values if a problem is found.
 
-    module: the emitted model. views: returns canonical names and views of a packed tensor.
-    weights: the expected canonical parameters by name.
+    module: the emitted model, in a dtype that represents the number of every element exactly.
+    views: returns the canonical names and views of a packed tensor. weights: the expected canonical
+    parameters by name.
     """
     with torch.no_grad():
         stored: list[str] = []

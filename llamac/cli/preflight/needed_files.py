@@ -28,9 +28,10 @@ def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterat
 
 
 def missing_elsewhere(spec: Spec) -> list[str]:
-    """Return a message for each missing path that a spec shipped with llamac sets.
+    """Return a message for each missing or unusable file of a key that a shipped spec sets.
 
-    `missing_files` leaves them out: the data of a shipped spec may be on another machine only.
+    The checks are those of `missing_files`, which ignores such keys because a shipped spec's data
+    may be on another machine.
     """
     document = spec.document
     if document is None:

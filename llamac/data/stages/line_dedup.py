@@ -163,11 +163,11 @@ class Repeats:
 
 
 def find_repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which of a document's keys to drop, bool [keys].
+    """Return a mask of a document's keys to drop, bool [keys]; update `keep_once` in place.
 
-    keys: uint64 [keys], in the document's order. repeated: sorted keys of the part that occur more
-    than once in the source. keep_once: whether the next occurrence of each is kept, bool
-    [repeated]; it is set to False when that is found.
+    keys: hashes of the document's lines or paragraphs in order, uint64 [keys]. repeated: sorted
+    keys of this shard of the source that occur more than once in the source. keep_once: whether the
+    first occurrence of each is still to be kept, bool [repeated]; set to False once it is.
     """
     if not len(repeated):
         return np.zeros(len(keys), bool)

@@ -244,10 +244,10 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
 def micro_batches_in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
     """Return the peak number of micro-batches whose activations a pipeline rank stores.
 
-    1F1B stores one for each following rank and one for the rank itself; interleaved 1F1B stores
-    more (Narayanan et al. 2021). A micro-batch in one of `virtual` stages counts as 1 / virtual.
+    1F1B stores min(micro_batches, ranks - rank). Interleaved 1F1B stores more (Narayanan et al.
+    2021); a micro-batch in one of `virtual` stages counts as 1 / virtual.
 
-    stage: index of the rank. ranks: pipeline ranks. virtual: stages per rank.
+    stage: pipeline rank, from 0. ranks: number of pipeline ranks. virtual: stages per rank.
     micro_batches: micro-batches per step.
     """
     if virtual == 1:
@@ -274,8 +274,10 @@ def step_gradients(
 ) -> StepGradients:
     """Return the bytes of gradients that are allocated during each step and freed by its update.
 
-    The result is zero except in fp32 without sharding and with one micro-batch per step: elsewhere
-    gradients exist before the backward pass. Arguments as for `training_state`.
+    Zero unless `dtype` is fp32, `sharding` is none and a step has one micro-batch; in all other
+    cases gradients are counted as allocated before the backward pass.
+
+    program: gives the size of the embedding. The other arguments are those of `training_state`.
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return StepGradients()

@@ -25,7 +25,10 @@ SMALLEST = 0.02  # smallest share of all differences that is explained
 
 @dataclass(frozen=True)
 class Side:
-    """One of two compared layouts, with derived figures."""
+    """A layout's predicted step, with the figures by which two layouts are compared.
+
+    prediction: the predicted step.
+    """
 
     prediction: Prediction
 

@@ -91,12 +91,12 @@ def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
         )
         for model in smaller_models(best)
     ]
-    head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "inference GFLOPs/token")
-    head = (*head, "cheaper after", "loss at this budget")
+    head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "GFLOPs per token")
+    head = (*head, "saves after", "loss at budget")
     note = (
         "LLaMA's argument (Touvron et al. 2023): a smaller model costs more to train to the same "
-        "loss, and less per token of inference. cheaper after: inference tokens after which its "
-        "total cost is lower."
+        "loss, and less per token of inference. saves after: inference tokens after which its "
+        "total cost is lower. GFLOPs per token: those of inference."
     )
     title = f"smaller models with the same loss of {best.loss:.3f}"
     yield TextTable(title, head, rows, ">" * len(head), note=note)

@@ -244,10 +244,12 @@ def _encoder(supervision: Supervision) -> AnswerEncoder:
 
 @lru_cache(maxsize=4)
 def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
-    """Return the encoder for a loaded tokenizer, cached per process.
+    """Return the encoder of conversations for a loaded tokenizer, cached per process.
 
-    supervision: its tokenizer's `path` only locates the files beside it, with the chat settings.
-    Raises SourceError if one of them cannot be read, ChatTemplateError if the template is invalid.
+    model: the tokenizer. supervision: chat settings and context length; the chat template and
+    configuration files are looked up beside its tokenizer's `path`, which is not loaded.
+
+    Raises SourceError if a file cannot be read, ChatTemplateError if the template is invalid.
     """
     chat = chat_settings(dict(supervision.tokenizer), model)
     return AnswerEncoder(model, chat, supervision.context)

@@ -145,9 +145,9 @@ def all_reduce_max(x: Tensor, axis: str) -> Tensor:
 
 
 def take_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Return this rank's part along `dim` of a replicated x, a view.
+    """Return this rank's shard along `dim` of a replicated tensor, as a view; no communication.
 
-    [..., size · n, ...] → [..., n, ...]. axis: mesh axis of the ranks.
+    Shapes: [..., size · n, ...] → [..., n, ...]. axis: mesh axis of the ranks.
     """
     group = GROUPS[axis]
     return x.chunk(group.size, dim)[group.rank]

@@ -13,10 +13,10 @@ from ..errors import RunError
 class Progress:
     """Progress of a run; its fields are keys of a checkpoint's state.
 
-    step, sequences, tokens: totals, including those of skipped steps. skipped_steps: number of
-    steps that did not change the weights, because loss or gradients were not finite.
-    skipped_in_a_row: number of skipped steps since the last other one. following: checksum of the
-    next step's data, from `Mixture.batch_checksum`; 0 if unknown.
+    step, sequences, tokens: totals, including those of skipped steps. skipped_steps: steps without
+    an update because the loss or gradients were not finite. skipped_in_a_row: consecutive skipped
+    steps up to the current one; 0 if it was not skipped. following: checksum of the next step's
+    data, from `Mixture.batch_checksum`; 0 if unknown.
     """
 
     step: int = 0

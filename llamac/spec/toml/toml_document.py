@@ -130,7 +130,10 @@ class TomlDocument:
         self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
 
     def drop(self, path: Path) -> None:
-        """Remove the key at `path`, if it exists; entries of arrays and keys in them stay."""
+        """Remove the key at `path`, if it exists, and its recorded location.
+
+        Data inside an array is not removed, but its location is.
+        """
         parent: Any = self.data
         for part in path[:-1]:
             parent = parent.get(part) if isinstance(parent, dict) else None
