@@ -64,7 +64,10 @@ class AdamW(UpdateRule):
 
 
 class Lion(UpdateRule):
-    """Lion (Chen et al. 2023): steps by the sign of a moment; half of AdamW's state."""
+    """Lion (Chen et al. 2023): updates by the sign of momentum interpolated with the gradient.
+
+    It keeps one state per parameter, half of AdamW's.
+    """
 
     STATES = ("exp_avg",)
 

@@ -81,10 +81,10 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def pieces_sha256(self) -> str:
-        """Return the sha256 of the tokenizer.json as sorted JSON.
+        """Return the sha256 of tokenizer.json as JSON with sorted keys.
 
-        Settings of truncation and padding, and the id of EOS that prepared data stores, are left
-        out.
+        Truncation and padding are set to null, and llamac's own key `eos` is removed, so that they
+        do not affect it.
         """
         text = json.dumps(self._described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -170,7 +170,7 @@ def test_days_of_gpus_are_a_budget_too(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["plan", "--gpu-days", "2048", "--device", "h100-sxm"]) == 0
     said = capsys.readouterr().out
     assert "2,048 days of one NVIDIA H100" in said
-    for words in ("Kaplan", "Chinchilla, approach 1", "LLaMA's argument", "cheaper after"):
+    for words in ("Kaplan", "Chinchilla, approach 1", "LLaMA's argument", "saves after"):
         assert words in said
 
 
