@@ -44,7 +44,7 @@ def make(directory: Path, layers: int) -> None:
 
     from llamac.convert.directory import shapes_of
     from llamac.convert.hf import hf_export
-    from llamac.convert.hf.hf_config import config_of
+    from llamac.convert.hf.config_export import config_of
     from llamac.convert.names import hf_name
     from llamac.convert.tensors import LazyTensor
     from llamac.spec import load_spec

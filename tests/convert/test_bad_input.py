@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf import hf_export
-from llamac.convert.hf.config_reading import model_of, read_config
+from llamac.convert.hf.config_import import model_of, read_config
 from llamac.convert.typed_table import validate_table
 from llamac.runtime.durable_files import NewFile
 from llamac.spec.model import Model

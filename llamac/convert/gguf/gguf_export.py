@@ -13,7 +13,7 @@ from torch import Tensor
 from llamac.convert.errors import ConversionError
 from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
-from llamac.convert.hf.hf_config import family_for
+from llamac.convert.hf.config_export import family_for
 from llamac.convert.names import gguf_name, reorder_rows
 from llamac.convert.tensors import LazyTensor, read_ahead, write_behind
 from llamac.convert.trained_model import TrainedModel

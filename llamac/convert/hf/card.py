@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import llamac
-from llamac.convert.hf.hf_config import family_for
+from llamac.convert.hf.config_export import family_for
 from llamac.convert.trained_model import TrainedModel
 from llamac.runtime import durable_files
 from llamac.runtime.terminal import escaped

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llamac.convert.hf.card import model_card
-from llamac.convert.hf.hf_config import config_of
+from llamac.convert.hf.config_export import config_of
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.names import hf_name, reorder_rows

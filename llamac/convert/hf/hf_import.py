@@ -10,8 +10,8 @@ from pydantic import Field
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf.config_reading import model_of, read_config
-from llamac.convert.hf.hf_config import family_of
+from llamac.convert.hf.config_export import family_of
+from llamac.convert.hf.config_import import model_of, read_config
 from llamac.convert.hf.safetensors_file import read_safetensors
 from llamac.convert.hf.tokenizer_files import chat_template_of, hf_prefix_ids, read_tokenizer_files
 from llamac.convert.meta.pth import read_pth

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf.hf_config import LLAMA
+from llamac.convert.hf.config_export import LLAMA
 from llamac.convert.hf.tokenizer_export import is_sentencepiece
 from llamac.convert.meta.meta_import import FIRST, SECOND, SPLIT, TABLE
 from llamac.convert.meta.pth import write_pth

@@ -21,8 +21,8 @@ from llamac.plan.search.layout_enumeration import (
     ModelSplit,
     PipelineSchedule,
     layouts,
+    micro_batch_schedules,
     model_splits,
-    pipeline_schedules,
 )
 from llamac.plan.search.lower_bound import lower_bound_seconds
 from llamac.plan.search.rank_layout import POLICIES, Layout
@@ -64,7 +64,7 @@ class Task:
 
     def micro_batch_schedules(self) -> Iterator[tuple[int, PipelineSchedule]]:
         """Yield every (sequences per micro-batch, pipeline schedule) that this split allows."""
-        return _micro_batch_schedules(self.setting.spec, self.gpus, self.shape)
+        return micro_batch_schedules(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
         """Return the number of ways to shard state over a schedule's data-parallel ranks."""
@@ -80,7 +80,7 @@ def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
     if any(nodes_are_full(Layout(data_shard=gpus).apply_to(spec).parallel, spec.launch)):
         return
     for shape in model_splits(spec, gpus):
-        pairs = _micro_batch_schedules(spec, gpus, shape)
+        pairs = micro_batch_schedules(spec, gpus, shape)
         if legal := sum(_splits(gpus, shape, schedule) for _, schedule in pairs):
             bounds = {
                 policy: lower_bound_seconds(setting, gpus, shape, policy) for policy in POLICIES
@@ -95,14 +95,6 @@ def task_priority(task: Task) -> tuple[float, int, int, bool]:
     """
     shape, node = task.shape, task.setting.device.gpus_per_node
     return task.bound, shape.context, abs(2 * shape.tensor - node), not shape.sequence
-
-
-def _micro_batch_schedules(
-    spec: Spec, gpus: int, shape: ModelSplit
-) -> Iterator[tuple[int, PipelineSchedule]]:
-    for micro_batch in divisors(spec.batch.sequences):
-        for schedule in pipeline_schedules(spec, gpus // shape.ranks, micro_batch):
-            yield micro_batch, schedule
 
 
 def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:

@@ -81,6 +81,18 @@ def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[Pip
                 yield PipelineSchedule(pipeline, virtual, count)
 
 
+def micro_batch_schedules(
+    spec: Spec, gpus: int, shape: ModelSplit
+) -> Iterator[tuple[int, PipelineSchedule]]:
+    """Yield every (sequences per micro-batch, pipeline schedule) that a split allows on `gpus`.
+
+    Sequences per micro-batch are the divisors of `batch.sequences`.
+    """
+    for micro_batch in divisors(spec.batch.sequences):
+        for schedule in pipeline_schedules(spec, gpus // shape.ranks, micro_batch):
+            yield micro_batch, schedule
+
+
 @lru_cache(maxsize=65536)
 def layouts(
     gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf.hf_config import FAMILIES, family_of
+from llamac.convert.hf.config_export import FAMILIES, family_of
 from llamac.convert.typed_table import Number, Size, Table, TokenId, validate_table
 
 
