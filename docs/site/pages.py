@@ -86,8 +86,10 @@ def _rows(properties: dict[str, Any], required: Collection[str]) -> Iterator[str
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     for key, value in properties.items():
-        default = _toml(value["default"]) if "default" in value else ""
-        default = "required" if key in required else default
+        if key in required:
+            default = "required"
+        else:
+            default = _toml(value["default"]) if "default" in value else ""
         about = " ".join(str(value.get("description", "")).split()).replace("|", "\\|")
         yield f"| `{key}` | {_kind(value)} | {default} | {about} |"
 

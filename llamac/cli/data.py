@@ -27,7 +27,7 @@ RunOption = Annotated[
 
 
 class EngineName(StrEnum):
-    """Where the jobs of a preparation run: in processes of this machine, or on a Ray cluster."""
+    """Executors of a preparation's jobs: processes of this machine, or a Ray cluster."""
 
     processes = "processes"
     ray = "ray"

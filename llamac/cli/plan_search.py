@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a search writes the spec of the fastest layout, which extends `base`.
+    """Destination of the spec of the fastest layout, which extends `base`.
 
     output: path of the spec; None writes none. base: SPEC of the command line.
     overrides: values of --set.

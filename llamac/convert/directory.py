@@ -79,7 +79,7 @@ def write_import(
         spec, text = _spec_of(source, directory, name, dtype_name)
         size = sum(tensor.nbytes for tensor in tensors.values())
         log(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
-        if not any(file in source.tokenizer for file in TOKENIZER_FILES):
+        if source.tokenizer_file is None:
             log(f"it has no tokenizer: put its {' or '.join(TOKENIZER_FILES)} into {final}/")
         if source.chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
@@ -105,7 +105,7 @@ def _require_ids(source: ForeignModel, vocabulary: int) -> None:
 
 def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
     """Return the import's spec and its TOML text. dtype: name of the weights' dtype."""
-    tokenizer_file = next((n for n in TOKENIZER_FILES if n in source.tokenizer), None)
+    tokenizer_file = source.tokenizer_file
     text = spec_text(
         name,
         source.model,

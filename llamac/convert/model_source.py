@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.convert.tensors import LazyTensor
+from llamac.runtime.checkpoint.model_directory import TOKENIZER_FILES
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a model's tensors by canonical name."""
@@ -61,3 +62,8 @@ class ForeignModel:
         """Return the model's file, or the directory of its files if there are several."""
         only, *others = self.files
         return only.parent if others else only
+
+    @property
+    def tokenizer_file(self) -> str | None:
+        """Return the name of the tokenizer file that is used, or None if there is none."""
+        return next((name for name in TOKENIZER_FILES if name in self.tokenizer), None)

@@ -25,7 +25,7 @@ from llamac.ir.values import (
 )
 
 Status = Literal["saved", "recomputed", "view", "not needed"]
-"""How the backward pass gets a forward value; see `ValueMemory`."""
+"""Ways in which the backward pass gets a forward value; see `ValueMemory`."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,10 @@ class Op:
 
     @property
     def is_loss(self) -> bool:
-        """Whether the op computes a loss or its gradient, with or without the output projection."""
+        """Return whether the op computes a loss or its gradient.
+
+        The op may include the output projection.
+        """
         return "cross_entropy" in self.name or "log_probability" in self.name
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:

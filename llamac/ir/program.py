@@ -69,7 +69,7 @@ class Parameter:
 
     @property
     def per_layer(self) -> bool:
-        """Whether each layer has a tensor of its own."""
+        """Return whether each layer has a tensor of its own."""
         return "*" in self.name
 
     def row_elements(self, mesh: Mapping[str, int]) -> int:
@@ -86,7 +86,7 @@ class Parameter:
 
     @property
     def packed(self) -> bool:
-        """Whether several canonical parameters are stacked in this one."""
+        """Return whether several canonical parameters are stacked in this one."""
         return len(self.pieces) > 1
 
 

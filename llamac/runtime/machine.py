@@ -136,9 +136,10 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Whether torch.compile works on this machine.
+    """Result of looking for the C++ compiler that torch.compile needs.
 
-    why: the compiler that it uses ("g++"), or what is missing, as text.
+    available: whether torch.compile works on this machine. why: the compiler that it uses ("g++"),
+    or what is missing, as text.
     """
 
     available: bool

@@ -86,7 +86,7 @@ class Source(Section):
 
     @property
     def needs_cleaning(self) -> bool:
-        """Whether `llamac data prepare` must clean the source before training."""
+        """Return whether `llamac data prepare` must clean the source before training."""
         return self.kind not in (*PYTHON, *CONVERSATIONS, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
@@ -169,12 +169,15 @@ class Data(Section):
 
     @property
     def supervised(self) -> bool:
-        """Whether any source has conversations or preferences; only their answers have a loss."""
+        """Return whether any source has conversations or preferences.
+
+        Only their answers have a loss.
+        """
         return any(source.kind in CONVERSATIONS for source in self.source)
 
     @property
     def has_preferences(self) -> bool:
-        """Whether a source consists of preferences: pairs of a chosen and a rejected answer."""
+        """Return whether a source has preferences: pairs of a chosen and a rejected answer."""
         return any(source.kind == "preferences" for source in self.source)
 
     def derived_values(self) -> dict[str, Any]:

@@ -60,12 +60,12 @@ class Finetune(Section):
 
     @property
     def is_dpo(self) -> bool:
-        """Whether the objective is DPO (arXiv:2305.18290), which compares pairs of answers."""
+        """Return whether the objective is DPO, which compares answers (arXiv:2305.18290)."""
         return self.objective == "dpo"
 
     @property
     def is_lora(self) -> bool:
-        """Whether only adapters are trained, and all other weights are frozen."""
+        """Return whether only adapters are trained, and all other weights are frozen."""
         return self.method == "lora"
 
     @property

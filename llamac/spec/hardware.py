@@ -40,7 +40,7 @@ class Hardware(Section):
 
     @property
     def hopper(self) -> bool:
-        """Whether `gpu` names a Hopper or Blackwell GPU."""
+        """Return whether `gpu` names a Hopper or Blackwell GPU."""
         return bool(self.gpu and re.match(r"g?[hb]\d", self.gpu.lower()))
 
     def is_file(self, key: str) -> bool:

@@ -212,7 +212,7 @@ class Model(Section):
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward network has a gate projection, w3."""
+        """Return whether the feed-forward network has a gate projection, w3."""
         return self.activation in GATED
 
     def _default_ffn_dim(self) -> int:

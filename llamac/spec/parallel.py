@@ -113,12 +113,12 @@ class Parallel(Section):
 
     @property
     def fsdp(self) -> bool:
-        """Whether FSDP wraps the model, to shard it or to replicate pipeline stages."""
+        """Return whether FSDP wraps the model, to shard it or to replicate pipeline stages."""
         return self.fsdp_ranks > 1 or (self.data_replicate > 1 and self.pipeline > 1)
 
     @property
     def reduces_each(self) -> bool:
-        """Whether gradients are reduced after every micro-batch, by `reduce_each` with FSDP."""
+        """Return whether `reduce_each` has FSDP reduce gradients after every micro-batch."""
         return self.reduce_each and self.fsdp_ranks > 1 and self.pipeline == 1
 
     @property

@@ -96,7 +96,10 @@ class LayoutComparison:
 
     @property
     def failed(self) -> bool:
-        """Whether there is a problem or an error above `ROUNDING`; False for a refused layout."""
+        """Return whether there is a problem or an error above `ROUNDING`.
+
+        A refused layout has not failed.
+        """
         return bool(self.problem) or not self.worst[1] <= ROUNDING
 
 

@@ -61,7 +61,7 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Whether the stage has no outputs, or an error exceeds `TOLERANCE`."""
+        """Return whether the stage has no outputs, or an error exceeds `TOLERANCE`."""
         return bool(self.problem) or not self.worst[1] <= TOLERANCE
 
 

@@ -23,7 +23,7 @@ ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
 )
-"""Whether oneDNN computes float32 y and d_x on this CPU."""
+"""True if oneDNN computes float32 y and d_x on this CPU."""
 
 NARROW = 64
 """Weights with fewer rows or columns than this use MKL."""
